@@ -1,0 +1,341 @@
+"""Content-addressed blobs: the only place where image bytes live.
+
+A blob's name is the SHA-256 of its bytes. On a local folder a blob is written beside its place,
+fsynced, renamed and the folder fsynced, so that a name that is there holds all its bytes whatever
+was killed meanwhile. Any other fsspec URL (S3, GCS, Azure, SFTP) takes the blob as one object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+
+from schemas import BlobRef
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_TEMPORARY = "incoming"
+
+
+class BlobError(OSError):
+    """A blob could not be written or read; the message says which and what to check."""
+
+
+class BlobMissing(BlobError):
+    """No blob with this digest is in the store."""
+
+
+class BlobWriter(Protocol):
+    """Takes the bytes of one blob piece by piece; nothing is visible before ``commit``."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes."""
+
+    def commit(
+        self,
+        *,
+        media_type: str = "application/octet-stream",
+        transfer_syntax: str | None = None,
+    ) -> BlobRef:
+        """Make the blob durable and visible; return where it is."""
+
+    def abort(self) -> None:
+        """Drop what was written; harmless after ``commit``."""
+
+
+class BlobStore:
+    """Blobs under one fsspec URL.
+
+    Parameters
+    ----------
+    url : str
+        A folder path, ``file://`` URL or any fsspec URL with a prefix.
+    fsync : bool
+        Whether a local blob is durable before ``put`` or ``commit`` returns.
+    options : dict, optional
+        Options for the fsspec file system, such as ``endpoint_url``.
+
+    Raises
+    ------
+    BlobError
+        If the folder cannot be made.
+    """
+
+    def __init__(
+        self, url: str, *, fsync: bool = True, options: dict[str, Any] | None = None
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme in ("", "file"):
+            self._local: Path | None = Path(
+                unquote(parts.path) if parts.scheme == "file" else url
+            ).absolute()
+            self._prefix = self._local.as_uri()
+            self._filesystem: Any = None
+            try:
+                (self._local / _TEMPORARY).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                msg = (
+                    f"the blob folder cannot be made: {error}; "
+                    "set BIODATAMINE_BLOB_URL to a writable place"
+                )
+                raise BlobError(msg) from error
+        else:
+            self._local = None
+            self._prefix = url.rstrip("/")
+            self._filesystem, _ = fsspec.core.url_to_fs(url, **(options or {}))
+        self._fsync = fsync
+
+    @property
+    def url(self) -> str:
+        """URL under which all blobs lie."""
+        return self._prefix
+
+    @property
+    def local_root(self) -> Path | None:
+        """Folder of the blobs if they are local."""
+        return self._local
+
+    def uri(self, sha256: str) -> str:
+        """URL of the blob with this digest."""
+        return f"{self._prefix}/{_name(sha256)}"
+
+    def exists(self, sha256: str) -> bool:
+        """Whether the store holds the blob with this digest."""
+        if self._local is not None:
+            return (self._local / _name(sha256)).is_file()
+        return bool(self._filesystem.exists(self.uri(sha256)))
+
+    def writer(self) -> BlobWriter:
+        """Begin a blob whose bytes come piece by piece."""
+        if self._local is not None:
+            return _LocalWriter(self, self._local, fsync=self._fsync)
+        return _RemoteWriter(self, self._filesystem)
+
+    def put(
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        media_type: str = "application/octet-stream",
+        transfer_syntax: str | None = None,
+    ) -> BlobRef:
+        """Store bytes; the same bytes twice are one blob.
+
+        Raises
+        ------
+        BlobError
+            If the store cannot take them.
+        """
+        writer = self.writer()
+        try:
+            writer.write(data)
+            return writer.commit(media_type=media_type, transfer_syntax=transfer_syntax)
+        finally:
+            writer.abort()
+
+    def put_file(
+        self, source: BinaryIO, *, media_type: str = "application/octet-stream"
+    ) -> BlobRef:
+        """Store what a binary file holds, in pieces of 1 MiB."""
+        writer = self.writer()
+        try:
+            while piece := source.read(1 << 20):
+                writer.write(piece)
+            return writer.commit(media_type=media_type)
+        finally:
+            writer.abort()
+
+    @contextlib.contextmanager
+    def open(self, ref: BlobRef) -> Iterator[BinaryIO]:
+        """Open a blob for reading; seekable.
+
+        Raises
+        ------
+        BlobMissing
+            If it is not there.
+        BlobError
+            If it cannot be read.
+        """
+        try:
+            handle = (
+                (self._local / _name(ref.sha256)).open("rb")
+                if self._local is not None
+                else cast("BinaryIO", self._filesystem.open(self.uri(ref.sha256), "rb"))
+            )
+        except FileNotFoundError as error:
+            msg = f"blob {ref.sha256} is not in the store {self._prefix}"
+            raise BlobMissing(msg) from error
+        except OSError as error:
+            msg = f"blob {ref.sha256} cannot be read: {error}"
+            raise BlobError(msg) from error
+        with handle:
+            yield handle
+
+    def read(self, ref: BlobRef) -> bytes:
+        """Read a blob whole.
+
+        Raises
+        ------
+        BlobError
+            As ``open``.
+        """
+        with self.open(ref) as handle:
+            return handle.read()
+
+    def sweep(self, *, older_than_seconds: float, now_seconds: float) -> int:
+        """Remove unfinished local blobs that a killed process left; return how many.
+
+        Parameters
+        ----------
+        older_than_seconds : float
+            Age from which an unfinished blob cannot belong to a running writer.
+        now_seconds : float
+            The present, seconds since the epoch.
+        """
+        if self._local is None:
+            return 0
+        removed = 0
+        for path in (self._local / _TEMPORARY).iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if now_seconds - path.stat().st_mtime > older_than_seconds:
+                    path.unlink()
+                    removed += 1
+        return removed
+
+
+def _name(sha256: str) -> str:
+    if not _SHA256.fullmatch(sha256):
+        msg = "a blob's name is a SHA-256 in lower-case hex"
+        raise ValueError(msg)
+    # Two levels of 256 folders keep each folder small for tens of millions of blobs.
+    return f"{sha256[:2]}/{sha256[2:4]}/{sha256}"
+
+
+class _LocalWriter:
+    def __init__(self, store: BlobStore, root: Path, *, fsync: bool) -> None:
+        self._store = store
+        self._root = root
+        self._fsync = fsync
+        self._digest = hashlib.sha256()
+        self._size_bytes = 0
+        try:
+            descriptor, name = tempfile.mkstemp(dir=root / _TEMPORARY)
+        except OSError as error:
+            msg = f"a blob cannot be begun: {error}"
+            raise BlobError(msg) from error
+        self._file: BinaryIO | None = os.fdopen(descriptor, "wb", buffering=0)
+        self._path = Path(name)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert self._file is not None
+        view = memoryview(data)
+        self._digest.update(view)
+        self._size_bytes += len(view)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            msg = f"a blob cannot be written: {error}"
+            raise BlobError(msg) from error
+
+    def commit(
+        self,
+        *,
+        media_type: str = "application/octet-stream",
+        transfer_syntax: str | None = None,
+    ) -> BlobRef:
+        assert self._file is not None
+        sha256 = self._digest.hexdigest()
+        target = self._root / _name(sha256)
+        try:
+            if target.is_file():
+                # The same bytes are there already, but another writer may have renamed them an
+                # instant ago and not yet fsynced the folder: wait for that on our own.
+                if self._fsync:
+                    _fsync_folder(target.parent)
+            else:
+                if self._fsync:
+                    os.fsync(self._file.fileno())
+                self._make_folder(target.parent)
+                self._path.replace(target)
+                if self._fsync:
+                    _fsync_folder(target.parent)
+        except OSError as error:
+            msg = f"blob {sha256} cannot be made durable: {error}"
+            raise BlobError(msg) from error
+        finally:
+            self.abort()
+        return BlobRef(
+            uri=self._store.uri(sha256),
+            sha256=sha256,
+            size_bytes=self._size_bytes,
+            media_type=media_type,
+            transfer_syntax=transfer_syntax,
+        )
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._fsync:
+            _fsync_folder(folder.parent)
+            _fsync_folder(self._root)
+
+    def abort(self) -> None:
+        if self._file is None:
+            return
+        self._file.close()
+        self._file = None
+        self._path.unlink(missing_ok=True)
+
+
+class _RemoteWriter:
+    # The name is known only when all bytes are, so they wait in a spooled local file.
+    def __init__(self, store: BlobStore, filesystem: Any) -> None:
+        self._store = store
+        self._filesystem = filesystem
+        self._digest = hashlib.sha256()
+        self._size_bytes = 0
+        self._spool = tempfile.SpooledTemporaryFile(max_size=32 << 20)  # noqa: SIM115 (closed in abort)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._digest.update(data)
+        self._size_bytes += len(data)
+        self._spool.write(data)
+
+    def commit(
+        self,
+        *,
+        media_type: str = "application/octet-stream",
+        transfer_syntax: str | None = None,
+    ) -> BlobRef:
+        sha256 = self._digest.hexdigest()
+        uri = self._store.uri(sha256)
+        try:
+            if not self._store.exists(sha256):
+                self._spool.seek(0)
+                with self._filesystem.open(uri, "wb") as target:
+                    while piece := self._spool.read(1 << 20):
+                        target.write(piece)
+        except OSError as error:
+            msg = f"blob {sha256} cannot be stored: {error}"
+            raise BlobError(msg) from error
+        finally:
+            self.abort()
+        return BlobRef(
+            uri=uri,
+            sha256=sha256,
+            size_bytes=self._size_bytes,
+            media_type=media_type,
+            transfer_syntax=transfer_syntax,
+        )
+
+    def abort(self) -> None:
+        self._spool.close()
