@@ -1,0 +1,1 @@
+"""Blobs, the ClickHouse client, migrations, rows and the batch writer."""

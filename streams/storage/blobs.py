@@ -29,7 +29,7 @@ class BlobError(OSError):
     """A blob could not be written or read; the message says which and what to check."""
 
 
-class BlobMissing(BlobError):
+class BlobMissingError(BlobError):
     """No blob with this digest is in the store."""
 
 
@@ -80,7 +80,7 @@ class BlobStore:
             self._prefix = self._local.as_uri()
             self._filesystem: Any = None
             try:
-                (self._local / _TEMPORARY).mkdir(parents=True, exist_ok=True)
+                _lay_out(self._local)
             except OSError as error:
                 msg = (
                     f"the blob folder cannot be made: {error}; "
@@ -158,7 +158,7 @@ class BlobStore:
 
         Raises
         ------
-        BlobMissing
+        BlobMissingError
             If it is not there.
         BlobError
             If it cannot be read.
@@ -171,7 +171,7 @@ class BlobStore:
             )
         except FileNotFoundError as error:
             msg = f"blob {ref.sha256} is not in the store {self._prefix}"
-            raise BlobMissing(msg) from error
+            raise BlobMissingError(msg) from error
         except OSError as error:
             msg = f"blob {ref.sha256} cannot be read: {error}"
             raise BlobError(msg) from error
@@ -214,8 +214,26 @@ def _name(sha256: str) -> str:
     if not _SHA256.fullmatch(sha256):
         msg = "a blob's name is a SHA-256 in lower-case hex"
         raise ValueError(msg)
-    # Two levels of 256 folders keep each folder small for tens of millions of blobs.
-    return f"{sha256[:2]}/{sha256[2:4]}/{sha256}"
+    return f"{sha256[:2]}/{sha256}"
+
+
+def _lay_out(root: Path) -> None:
+    # All 256 folders are made, and durable, before the first blob: no put has to wait for one, or
+    # wonder whether another writer has made it but not yet fsynced it.
+    (root / _TEMPORARY).mkdir(parents=True, exist_ok=True)
+    if (root / "ff").is_dir():
+        return
+    for index in range(256):
+        (root / f"{index:02x}").mkdir(exist_ok=True)
+    _fsync_folder(root)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class _LocalWriter:
@@ -263,7 +281,6 @@ class _LocalWriter:
             else:
                 if self._fsync:
                     os.fsync(self._file.fileno())
-                self._make_folder(target.parent)
                 self._path.replace(target)
                 if self._fsync:
                     _fsync_folder(target.parent)
@@ -279,14 +296,6 @@ class _LocalWriter:
             media_type=media_type,
             transfer_syntax=transfer_syntax,
         )
-
-    def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._fsync:
-            _fsync_folder(folder.parent)
-            _fsync_folder(self._root)
 
     def abort(self) -> None:
         if self._file is None:
