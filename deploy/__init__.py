@@ -1,0 +1,1 @@
+"""Running BioDataMine: the embedded stack and production deployments."""

@@ -1,0 +1,1 @@
+"""The Storage SCP: associations, C-STORE, C-ECHO, outbox, publisher."""

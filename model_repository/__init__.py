@@ -1,0 +1,1 @@
+"""Triton models and the importable code behind them."""

@@ -1,0 +1,1 @@
+"""The production servers as local processes from pip packages."""

@@ -1,0 +1,1 @@
+"""Triton client and what models answer."""

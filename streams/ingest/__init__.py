@@ -1,0 +1,1 @@
+"""Where files come from when no PACS pushes them."""

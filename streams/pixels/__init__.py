@@ -1,0 +1,1 @@
+"""File to arrays: decoding, windowing, slices, views, signals."""

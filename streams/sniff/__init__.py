@@ -1,0 +1,1 @@
+"""Bytes to format and header facts."""
