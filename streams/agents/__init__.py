@@ -1,1 +1,1 @@
-"""One thin module per agent: decode the event, call the room, write, emit."""
+"""One thin module per stage: decode the event, call the room, write, emit."""

@@ -1,0 +1,84 @@
+"""Keeps what the other stages found: events and dead letters to ClickHouse rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from schemas import Event, FileAnalyzed, FileReceived, FileSniffed
+from schemas.topics import DEAD_LETTER_TOPICS
+from streams.runtime.clock import Clock
+from streams.runtime.dead_letters import read_headers
+from streams.runtime.metrics import Metrics
+from streams.runtime.retry import ServiceFaultError
+from streams.runtime.stage import Done, Incoming, Result, Stage, decode_event
+from streams.storage.clickhouse import ClickHouse, StorageUnavailableError
+from streams.storage.rows import Rows, dead_letter_row, rows_of
+from streams.storage.writer import write
+
+STORE, DEAD_LETTERS = "store", "dead-letters"
+
+
+def store_stage(database: ClickHouse, metrics: Metrics) -> Stage[Event]:
+    """Store every file event.
+
+    Parameters
+    ----------
+    database : ClickHouse
+        Where the rows go.
+    metrics : Metrics
+        Where they are counted.
+    """
+
+    async def process(events: Sequence[Event]) -> Sequence[Result]:
+        await _write(database, [rows_of(event) for event in events], metrics, STORE)
+        return [Done()] * len(events)
+
+    topics = (FileReceived.TOPIC, FileSniffed.TOPIC, FileAnalyzed.TOPIC)
+    return Stage(STORE, topics, decode_event, process)
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A dead letter as it stands on its topic."""
+
+    headers: dict[str, str]
+    value: bytes
+
+
+def dead_letter_stage(database: ClickHouse, metrics: Metrics, clock: Clock) -> Stage[Letter]:
+    """Store every dead letter, of whatever topic."""
+
+    def decode(message: Incoming) -> Letter:
+        return Letter(read_headers(message.headers), message.value)
+
+    async def process(letters: Sequence[Letter]) -> Sequence[Result]:
+        rows: Rows = {
+            "dead_letters": [
+                dead_letter_row(letter.headers, letter.value, failed_at=_failed_at(letter, clock))
+                for letter in letters
+            ]
+        }
+        await _write(database, [rows], metrics, DEAD_LETTERS)
+        return [Done()] * len(letters)
+
+    return Stage(DEAD_LETTERS, tuple(topic.name for topic in DEAD_LETTER_TOPICS), decode, process)
+
+
+def _failed_at(letter: Letter, clock: Clock) -> datetime:
+    try:
+        return datetime.fromisoformat(letter.headers["failed-at"])
+    except (KeyError, ValueError):
+        return clock()
+
+
+async def _write(
+    database: ClickHouse, batches: Sequence[Rows], metrics: Metrics, stage: str
+) -> None:
+    try:
+        count = await asyncio.to_thread(write, database, batches)
+    except StorageUnavailableError as error:
+        raise ServiceFaultError("clickhouse", str(error)) from error
+    metrics.count("biodatamine_rows_written", count, stage=stage)

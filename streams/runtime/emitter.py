@@ -1,0 +1,93 @@
+"""Sends events and dead letters, and returns when the brokers have them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from schemas import Event, encode, key_of
+from streams.runtime.dead_letters import DeadLetter
+from streams.runtime.retry import ServiceFaultError
+
+_SEND_TIMEOUT_SECONDS = 60.0
+
+
+class Emitter:
+    """One idempotent producer for a worker.
+
+    Parameters
+    ----------
+    bootstrap_servers : str
+        Brokers, ``host:port`` separated by commas.
+    """
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._bootstrap_servers = bootstrap_servers
+        self._producer: AIOKafkaProducer | None = None
+        self._starting = asyncio.Lock()
+
+    async def send(self, events: Sequence[Event], dead: Sequence[DeadLetter]) -> None:
+        """Send and wait until every message is acknowledged by all in-sync replicas.
+
+        Raises
+        ------
+        ServiceFaultError
+            If the brokers cannot take them now; some may have arrived, and sending all again does
+            no harm, since readers know an event by its ``event_id``.
+        EncodeError
+            If an event is too large for a message.
+        """
+        messages = [(event.TOPIC, key_of(event), encode(event), event) for event in events]
+        if not messages and not dead:
+            return
+        try:
+            producer = await self._get()
+            futures = [
+                await producer.send(
+                    topic,
+                    value,
+                    key=key,
+                    headers=[("trace-id", event.trace_id.encode())],
+                )
+                for topic, key, value, event in messages
+            ]
+            futures += [
+                await producer.send(
+                    letter.topic, letter.value, key=letter.key, headers=letter.headers()
+                )
+                for letter in dead
+            ]
+            await asyncio.wait_for(asyncio.gather(*futures), _SEND_TIMEOUT_SECONDS)
+        except (KafkaError, OSError, asyncio.TimeoutError) as error:
+            # A producer whose broker forgot its id, or its topics, does not come right by itself.
+            await self.stop()
+            raise ServiceFaultError("kafka", f"{type(error).__name__}: {error}") from error
+
+    async def stop(self) -> None:
+        """Close the producer; the next ``send`` opens one again."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(KafkaError, OSError, asyncio.TimeoutError):
+                await asyncio.wait_for(producer.stop(), 5)
+
+    async def _get(self) -> AIOKafkaProducer:
+        async with self._starting:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    bootstrap_servers=self._bootstrap_servers,
+                    acks="all",
+                    enable_idempotence=True,
+                    linger_ms=5,
+                    request_timeout_ms=20_000,
+                )
+                try:
+                    await producer.start()
+                except BaseException:
+                    await producer.stop()
+                    raise
+                self._producer = producer
+            return self._producer

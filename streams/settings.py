@@ -1,0 +1,134 @@
+"""Every setting of the stream, in one list, each with its environment variable and meaning."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from streams.storage.clickhouse import Address
+
+_MINIMUM_KEY_BYTES = 16
+
+
+class Settings(BaseSettings):
+    """Settings of the workers and commands.
+
+    Each is read from the environment variable ``BIODATAMINE_`` plus its name in capitals, or from
+    a ``.env`` file in the working folder. ``biodatamine settings`` prints them all.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="BIODATAMINE_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    data_dir: Path = Field(
+        default=Path("biodatamine-data"), description="folder of everything kept on this machine"
+    )
+    tenant: str = Field(
+        default="default", description="whose data files are, unless said otherwise"
+    )
+    blob_url: str = Field(
+        default="", description="fsspec URL of the blob store; empty for DATA_DIR/blobs"
+    )
+    kafka_bootstrap_servers: str = Field(
+        default="127.0.0.1:9092", description="brokers, host:port, separated by commas"
+    )
+    log_is_durable: bool = Field(
+        default=True,
+        description="whether the broker keeps its log over a restart (false for the embedded one)",
+    )
+    topic_replication_factor: int = Field(
+        default=1, ge=1, description="copies of each partition when `biodatamine topics` makes them"
+    )
+    clickhouse_url: str = Field(
+        default="http://default:@127.0.0.1:8123/biodatamine",
+        description="http[s]://USER:PASSWORD@HOST:PORT/DATABASE",
+    )
+    clickhouse_cluster: str = Field(
+        default="", description="cluster name for replicated tables; empty for a single node"
+    )
+    triton_url: str = Field(default="127.0.0.1:8001", description="Triton's gRPC host:port")
+    embedder_model: str = Field(default="embedder", description="Triton model that embeds images")
+    patient_hash_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="secret of the patient pseudonyms; empty makes one in DATA_DIR/secrets",
+    )
+    worker_id: str = Field(default="biodatamine", description="consumer group prefix of the worker")
+    worker_stages: tuple[str, ...] = Field(
+        default=(), description="stages that this worker runs, as JSON list; empty for all"
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="address of /metrics and /healthz")
+    metrics_port: int = Field(default=9464, ge=0, le=65535, description="port; 0 picks a free one")
+    batch_max_events: int = Field(default=64, ge=1, description="most events taken at once")
+    batch_within_seconds: float = Field(
+        default=0.1, gt=0, description="longest wait for a batch to fill"
+    )
+    decode_processes: int = Field(
+        default=1, ge=1, description="processes that decode pixels, apart from the worker"
+    )
+    decode_timeout_seconds: float = Field(
+        default=60.0, gt=0, description="longest time that decoding one file may take"
+    )
+    decode_memory_bytes: int = Field(
+        default=6 << 30, ge=1 << 30, description="address space of one decoding process"
+    )
+    retry_initial_seconds: float = Field(default=0.2, gt=0, description="first wait of a retry")
+    retry_max_seconds: float = Field(default=15.0, gt=0, description="longest wait of a retry")
+    unhealthy_after_seconds: float = Field(
+        default=10.0, gt=0, description="how long a service may fail before /healthz says so"
+    )
+    internal_error_limit: int = Field(
+        default=100,
+        ge=1,
+        description="internal errors in a row after which a stage stops instead of dead-lettering",
+    )
+    ingest_roots: tuple[Path, ...] = Field(
+        default=(),
+        description="folders, as JSON list, from which file:// requests may read; none by default",
+    )
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    @field_validator("clickhouse_url")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        Address.parse(value)
+        return value
+
+    @field_validator("patient_hash_key")
+    @classmethod
+    def _is_long(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value().encode()) < _MINIMUM_KEY_BYTES:
+            msg = f"needs at least {_MINIMUM_KEY_BYTES} bytes"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def blobs(self) -> str:
+        """URL of the blob store."""
+        return self.blob_url or str(self.data_dir.absolute() / "blobs")
+
+    @cached_property
+    def patient_key(self) -> bytes:
+        """Secret of the patient pseudonyms; made once for a data folder if none is set."""
+        given = self.patient_hash_key.get_secret_value()
+        if given:
+            return given.encode()
+        path = self.data_dir / "secrets" / "patient_hash_key"
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return path.read_bytes()
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_hex(32).encode())
+        return path.read_bytes()
+
+
+def environment_name(field: str) -> str:
+    """Environment variable of a setting."""
+    return f"BIODATAMINE_{field.upper()}"
