@@ -96,3 +96,8 @@ def topic_of(event: Event | type[Event]) -> Topic:
 def key_of(event: Event) -> bytes:
     """Return the message key of an event, UTF-8."""
     return str(getattr(event, topic_of(event).key)).encode()
+
+
+def is_dead_letter_topic(name: str) -> bool:
+    """Whether a topic takes dead letters."""
+    return name.endswith(DEAD_LETTER_SUFFIX)

@@ -13,8 +13,8 @@ from streams.runtime.clock import Clock
 from streams.runtime.dead_letters import read_headers
 from streams.runtime.metrics import Metrics
 from streams.runtime.retry import ServiceFaultError
-from streams.runtime.stage import Done, Incoming, Result, Stage, decode_event
-from streams.storage.clickhouse import ClickHouse, StorageUnavailableError
+from streams.runtime.stage import Done, Incoming, Rejected, Result, Stage, decode_event
+from streams.storage.clickhouse import BadRowsError, ClickHouse, StorageUnavailableError
 from streams.storage.rows import Rows, dead_letter_row, rows_of
 from streams.storage.writer import write
 
@@ -33,7 +33,12 @@ def store_stage(database: ClickHouse, metrics: Metrics) -> Stage[Event]:
     """
 
     async def process(events: Sequence[Event]) -> Sequence[Result]:
-        await _write(database, [rows_of(event) for event in events], metrics, STORE)
+        try:
+            await _write(database, [rows_of(event) for event in events], metrics, STORE)
+        except BadRowsError as error:
+            if len(events) > 1:
+                raise  # the runner then gives each event alone
+            return [Rejected("refused-by-database", str(error))]
         return [Done()] * len(events)
 
     topics = (FileReceived.TOPIC, FileSniffed.TOPIC, FileAnalyzed.TOPIC)

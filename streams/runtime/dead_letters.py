@@ -8,6 +8,7 @@ from datetime import datetime
 
 from schemas import Event, FileEvent
 from schemas.topics import DEAD_LETTER_SUFFIX
+from streams.runtime.emitter import Outgoing
 
 _MAX_ERROR_CHARACTERS = 1000
 
@@ -50,8 +51,8 @@ class DeadLetter:
         """Topic that takes it."""
         return self.source_topic + DEAD_LETTER_SUFFIX
 
-    def headers(self) -> list[tuple[str, bytes]]:
-        """Kafka headers, UTF-8."""
+    def message(self) -> Outgoing:
+        """Make the message: the original bytes, and in the headers, UTF-8, why and where from."""
         texts = {
             "stage": self.stage,
             "reason": self.reason,
@@ -62,7 +63,8 @@ class DeadLetter:
             "failed-at": self.failed_at.isoformat(),
             **self.subject,
         }
-        return [(name, text.encode()) for name, text in texts.items()]
+        headers = tuple((name, text.encode()) for name, text in texts.items())
+        return Outgoing(self.topic, self.key, self.value, headers)
 
 
 def subject_of(event: Event | None) -> dict[str, str]:

@@ -1,19 +1,51 @@
-"""Sends events and dead letters, and returns when the brokers have them."""
+"""Sends messages, and returns when the brokers have them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from schemas import Event, encode, key_of
-from streams.runtime.dead_letters import DeadLetter
 from streams.runtime.retry import ServiceFaultError
 
 _SEND_TIMEOUT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A message ready to be sent.
+
+    Parameters
+    ----------
+    topic : str
+        Where to.
+    key, value : bytes
+        What.
+    headers : tuple of (str, bytes)
+        Kafka headers.
+    """
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+    @classmethod
+    def of(cls, event: Event) -> Outgoing:
+        """Make the message of an event.
+
+        Raises
+        ------
+        EncodeError
+            If the event is too large for a message.
+        """
+        headers = (("trace-id", event.trace_id.encode()),)
+        return cls(event.TOPIC, key_of(event), encode(event), headers)
 
 
 class Emitter:
@@ -30,36 +62,22 @@ class Emitter:
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
 
-    async def send(self, events: Sequence[Event], dead: Sequence[DeadLetter]) -> None:
+    async def send(self, messages: Sequence[Outgoing]) -> None:
         """Send and wait until every message is acknowledged by all in-sync replicas.
 
         Raises
         ------
         ServiceFaultError
-            If the brokers cannot take them now; some may have arrived, and sending all again does
-            no harm, since readers know an event by its ``event_id``.
-        EncodeError
-            If an event is too large for a message.
+            If the brokers cannot take them now. Some may have arrived; sending all again does no
+            harm, since readers know an event by its ``event_id``.
         """
-        messages = [(event.TOPIC, key_of(event), encode(event), event) for event in events]
-        if not messages and not dead:
+        if not messages:
             return
         try:
             producer = await self._get()
             futures = [
-                await producer.send(
-                    topic,
-                    value,
-                    key=key,
-                    headers=[("trace-id", event.trace_id.encode())],
-                )
-                for topic, key, value, event in messages
-            ]
-            futures += [
-                await producer.send(
-                    letter.topic, letter.value, key=letter.key, headers=letter.headers()
-                )
-                for letter in dead
+                await producer.send(m.topic, m.value, key=m.key, headers=list(m.headers))
+                for m in messages
             ]
             await asyncio.wait_for(asyncio.gather(*futures), _SEND_TIMEOUT_SECONDS)
         except (KafkaError, OSError, asyncio.TimeoutError) as error:

@@ -17,13 +17,14 @@ from typing import Generic, TypeVar
 import structlog
 
 from schemas import CodecError, Event, FileEvent
+from schemas.topics import is_dead_letter_topic
 from streams.runtime.clock import Clock
 from streams.runtime.dead_letters import DeadLetter, subject_of
-from streams.runtime.emitter import Emitter
+from streams.runtime.emitter import Emitter, Outgoing
 from streams.runtime.health import Health
 from streams.runtime.metrics import Metrics
 from streams.runtime.retry import Backoff, ServiceFaultError
-from streams.runtime.stage import Incoming, ItemT, Rejected, Result, Stage
+from streams.runtime.stage import Done, Incoming, ItemT, Rejected, Result, Stage
 
 _ResultT = TypeVar("_ResultT")
 _log = structlog.get_logger(__name__)
@@ -104,13 +105,20 @@ class Runner(Generic[ItemT]):
             except Exception as error:  # noqa: BLE001 (no exception leaves an agent)
                 dead.append(self._dead_letter(message, None, _unforeseen(error)))
         results = await self._results(items)
-        events: list[Event] = []
+        outgoing: list[Outgoing] = []
         for (message, item), result in zip(items, results, strict=True):
-            if isinstance(result, Rejected):
-                dead.append(self._dead_letter(message, item, result))
-            else:
-                events.extend(result.events)
-        await self._deliver(events, dead)
+            if isinstance(result, Done):
+                try:
+                    outgoing.extend([Outgoing.of(event) for event in result.events])
+                    continue
+                except CodecError as error:
+                    result = Rejected(error.reason, error.detail)  # noqa: PLW2901
+            dead.append(self._dead_letter(message, item, result))
+        # What cannot be used on a dead-letter topic stands in the log; it goes no further.
+        letters = [letter for letter in dead if not is_dead_letter_topic(letter.source_topic)]
+        await self._patiently(
+            lambda: self._emitter.send([*outgoing, *(letter.message() for letter in letters)])
+        )
         self._observe(begun, [item for _, item in items], dead)
 
     async def _results(self, items: Sequence[tuple[Incoming, ItemT]]) -> Sequence[Result]:
@@ -141,9 +149,6 @@ class Runner(Generic[ItemT]):
         _log.error("stage stopped", stage=self.stage.name, reason=reason)
         # The batch stays uncommitted; only the end of the process leaves this wait.
         await asyncio.Event().wait()
-
-    async def _deliver(self, events: Sequence[Event], dead: Sequence[DeadLetter]) -> None:
-        await self._patiently(lambda: self._emitter.send(events, dead))
 
     async def _patiently(self, attempt: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
         waits = self._options.backoff.waits(self._chance)

@@ -207,8 +207,10 @@ class _faults:  # noqa: N801 (used like a function)
         if error is None or not isinstance(error, ClickHouseError | OSError | TypeError):
             return
         code = getattr(error, "code", None)
-        text = str(error).splitlines()[0][:500] if str(error) else type(error).__name__
         if isinstance(error, DataError | TypeError) or code in _BAD_DATA_CODES:
-            raise BadRowsError(text) from error
+            # The server's text may quote a value, so it stays out of what we say.
+            msg = f"ClickHouse refuses values of these rows ({code or type(error).__name__})"
+            raise BadRowsError(msg) from error
+        text = str(error).splitlines()[0][:500] if str(error) else type(error).__name__
         msg = f"ClickHouse at {self._address}: {text}"
         raise StorageUnavailableError(msg) from error
