@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         description="secret of the patient pseudonyms; empty makes one in DATA_DIR/secrets",
     )
     worker_id: str = Field(default="biodatamine", description="consumer group prefix of the worker")
+    session_timeout_seconds: float = Field(
+        default=30.0, ge=6.0, description="silence after which the brokers give up a worker"
+    )
     worker_stages: tuple[str, ...] = Field(
         default=(), description="stages that this worker runs, as JSON list; empty for all"
     )

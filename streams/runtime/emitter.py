@@ -49,16 +49,20 @@ class Outgoing:
 
 
 class Emitter:
-    """One idempotent producer for a worker.
+    """One producer for a worker.
 
     Parameters
     ----------
     bootstrap_servers : str
         Brokers, ``host:port`` separated by commas.
+    idempotent : bool
+        Whether the brokers number the messages of a producer and drop its repeats. The embedded
+        broker does not know how (it answers InitProducerId with an error).
     """
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(self, bootstrap_servers: str, *, idempotent: bool = True) -> None:
         self._bootstrap_servers = bootstrap_servers
+        self._idempotent = idempotent
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
 
@@ -98,7 +102,7 @@ class Emitter:
                 producer = AIOKafkaProducer(
                     bootstrap_servers=self._bootstrap_servers,
                     acks="all",
-                    enable_idempotence=True,
+                    enable_idempotence=self._idempotent,
                     linger_ms=5,
                     request_timeout_ms=20_000,
                 )
