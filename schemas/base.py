@@ -19,7 +19,11 @@ def _require_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         msg = "must carry a time zone; BioDataMine keeps UTC only"
         raise ValueError(msg)
-    return value.astimezone(timezone.utc)
+    try:
+        return value.astimezone(timezone.utc)
+    except OverflowError:
+        msg = "must lie between the years 1 and 9999 in UTC"
+        raise ValueError(msg) from None
 
 
 UtcDatetime = Annotated[datetime, AfterValidator(_require_utc)]
@@ -29,10 +33,13 @@ class Value(BaseModel):
     """A frozen value inside an event.
 
     Unknown fields are ignored on reading, so that a reader survives a writer that is one schema
-    ahead of it; a schema only gains optional fields.
+    ahead of it; a schema only gains optional fields. Validation errors do not show the refused
+    values: they may hold what must stay in the blob.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 class BlobRef(Value):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -81,8 +83,7 @@ def decode(data: bytes | None, value_type: type[EventT]) -> EventT:
         if first[0]["type"] == "json_invalid":
             raise DecodeError("not-json", f"not a {value_type.__name__} in JSON") from None
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['type']}"
-            for fault in first[:5]
+            f"{_place(fault['loc'], value_type)}: {fault['type']}" for fault in first[:5]
         )
         raise DecodeError("invalid", f"{value_type.__name__}: {faults}"[:500]) from None
 
@@ -99,3 +100,25 @@ def decode_topic(topic: str, data: bytes | None) -> Event:
     if known is None or known.value_type is None:
         raise DecodeError("no-event-topic", f"{topic!r} is not an event topic")
     return decode(data, known.value_type)
+
+
+def _place(location: tuple[int | str, ...], value_type: type[Event]) -> str:
+    # The keys of a mapping are input as well: only names that the schema knows are told.
+    known = _field_names(value_type)
+    return ".".join(
+        str(part) if isinstance(part, int) or part in known else "(key)" for part in location
+    )
+
+
+@lru_cache
+def _field_names(value_type: type[Event]) -> frozenset[str]:
+    return frozenset(_properties(value_type.model_json_schema()))
+
+
+def _properties(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        properties = schema.get("properties")
+        if isinstance(properties, dict):
+            yield from properties
+        for value in schema.values():
+            yield from _properties(value)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from schemas.base import UtcDatetime, Value
 
@@ -204,15 +204,17 @@ class Embedding(Value):
     dim: int = Field(ge=1, le=8192)
     vector_f32le: str = Field(max_length=43_700)
 
-    @field_validator("vector_f32le")
-    @classmethod
-    def _is_base64(cls, value: str) -> str:
+    @model_validator(mode="after")
+    def _holds_dim_values(self) -> Embedding:
         try:
-            base64.b64decode(value, validate=True)
+            length_bytes = len(base64.b64decode(self.vector_f32le, validate=True))
         except (binascii.Error, ValueError):
-            msg = "must be base64 of float32 values"
+            msg = "vector_f32le must be base64 of float32 values"
             raise ValueError(msg) from None
-        return value
+        if length_bytes != 4 * self.dim:
+            msg = f"vector_f32le holds {length_bytes} bytes; dim asks for {4 * self.dim}"
+            raise ValueError(msg)
+        return self
 
     @classmethod
     def from_array(
