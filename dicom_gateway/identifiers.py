@@ -1,0 +1,247 @@
+"""The UIDs of an encoded dataset, read without decoding anything else.
+
+One walk over the element headers up to Series Instance UID (0020,000E); values are skipped by their
+length, nested sequences without recursion. The pixel data are never reached, so the size of a
+dataset does not matter. Every bound is fixed, and any bytes whatever end in UIDs or in one typed
+error.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from dicom_gateway.part10 import is_uid
+from dicom_gateway.statuses import UidMismatchError, UnreadableDatasetError
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+MAX_ELEMENTS = 100_000
+"""Elements, nested ones among them, before Series Instance UID; real headers have hundreds."""
+
+MAX_DEPTH = 32
+"""Nesting of sequences without a length."""
+
+MAX_INFLATED_BYTES = 8 << 20
+"""How much of a deflated dataset is inflated to find its UIDs."""
+
+IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_IMPLICIT = frozenset({
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    # GE's private syntax: Implicit VR Little Endian with big-endian pixel data.
+    "1.2.840.113619.5.2",
+})  # fmt: skip
+_DEFLATED = frozenset({
+    "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
+    "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
+    "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
+})  # fmt: skip
+
+_SOP_CLASS = 0x00080016
+_SOP_INSTANCE = 0x00080018
+_STUDY = 0x0020000D
+_SERIES = 0x0020000E
+_WANTED = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
+
+_ITEM = 0xFFFEE000
+_ITEM_END = 0xFFFEE00D
+_SEQUENCE_END = 0xFFFEE0DD
+_UNDEFINED = 0xFFFFFFFF
+
+_LONG_VRS = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
+_SHORT_VRS = frozenset(
+    (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN",
+     b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US")
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Identifiers:
+    """By which UIDs a dataset names itself.
+
+    Parameters
+    ----------
+    sop_class_uid, sop_instance_uid : str
+        (0008,0016) and (0008,0018).
+    study_uid, series_uid : str
+        (0020,000D) and (0020,000E). Empty where the dataset has none, as a Color Palette or Hanging
+        Protocol rightly has, or holds something there that is not a UID.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+
+
+def read_identifiers(dataset: Buffer, transfer_syntax_uid: str) -> Identifiers:
+    """Read the UIDs of an encoded dataset.
+
+    Parameters
+    ----------
+    dataset : bytes-like
+        Dataset without preamble and File Meta Information, as in a C-STORE message.
+    transfer_syntax_uid : str
+        In which it is encoded.
+
+    Raises
+    ------
+    UnreadableDatasetError
+        If the bytes are no dataset in that transfer syntax.
+    UidMismatchError
+        If they are, and name no SOP Class or SOP Instance.
+    """
+    data = memoryview(dataset).cast("B")
+    cut = False
+    if transfer_syntax_uid in _DEFLATED:
+        data, cut = _inflate(data)
+    little = transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN
+    explicit = transfer_syntax_uid not in _IMPLICIT
+    if explicit and not transfer_syntax_uid.startswith("1.2.840.10008."):
+        # A private syntax does not say its encoding; the first element does.
+        explicit = bytes(data[4:6]) in _LONG_VRS | _SHORT_VRS
+    walk = _Walk(data, explicit=explicit, little=little)
+    values = walk.run()
+    if cut and walk.at_end and _SERIES not in values:
+        msg = "no UIDs in the part of the dataset that may be inflated"
+        raise UnreadableDatasetError(msg)
+    sop_class, sop_instance = values.get(_SOP_CLASS, ""), values.get(_SOP_INSTANCE, "")
+    if not sop_class or not sop_instance:
+        msg = "the dataset holds no SOP Class UID or no SOP Instance UID"
+        raise UidMismatchError(msg)
+    return Identifiers(
+        sop_class, sop_instance, _uid_or_none(values, _STUDY), _uid_or_none(values, _SERIES)
+    )
+
+
+def _uid_or_none(values: dict[int, str], tag: int) -> str:
+    text = values.get(tag, "")
+    return text if is_uid(text) else ""
+
+
+def _inflate(data: memoryview) -> tuple[memoryview, bool]:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflated = inflater.decompress(data, MAX_INFLATED_BYTES)
+    except zlib.error:
+        msg = "the dataset is not deflated as its transfer syntax says"
+        raise UnreadableDatasetError(msg) from None
+    return memoryview(inflated), not inflater.eof
+
+
+class _Walk:
+    """One pass over the element headers; ``offset`` only ever grows."""
+
+    def __init__(self, data: memoryview, *, explicit: bool, little: bool) -> None:
+        order = "<" if little else ">"
+        self._data = data
+        self._tag = struct.Struct(order + "HH")
+        self._length16 = struct.Struct(order + "H")
+        self._length32 = struct.Struct(order + "I")
+        self._explicit = explicit
+        self._offset = 0
+        self._count = 0
+
+    @property
+    def at_end(self) -> bool:
+        return self._offset == len(self._data)
+
+    def run(self) -> dict[int, str]:
+        found: dict[int, str] = {}
+        end = len(self._data)
+        previous = -1
+        while self._offset < end:
+            tag = self._read_tag()
+            if tag > _SERIES:
+                # PS3.5 7.1: elements are ordered by increasing tag.
+                break
+            if tag < previous:
+                msg = "the elements of the dataset are not in order"
+                raise UnreadableDatasetError(msg)
+            previous = tag
+            length, implicit_inside = self._read_length(explicit=self._explicit)
+            if length == _UNDEFINED:
+                self._skip_sequence(explicit=self._explicit and not implicit_inside)
+                continue
+            start = self._offset
+            self._skip(length)
+            if tag in _WANTED:
+                found[tag] = _text(self._data[start : self._offset])
+        if previous < 0:
+            msg = "the bytes hold no element of an instance"
+            raise UnreadableDatasetError(msg)
+        return found
+
+    def _read_tag(self) -> int:
+        self._count += 1
+        if self._count > MAX_ELEMENTS:
+            msg = f"more than {MAX_ELEMENTS} elements before the Series Instance UID"
+            raise UnreadableDatasetError(msg)
+        start = self._offset
+        self._skip(4)
+        group, element = self._tag.unpack_from(self._data, start)
+        return int(group) << 16 | int(element)
+
+    def _read_length(self, *, explicit: bool) -> tuple[int, bool]:
+        # PS3.5 7.1.2 (explicit) and 7.1.3 (implicit). UN of undefined length is a sequence in
+        # Implicit VR whatever surrounds it (PS3.5 6.2.2, note 5).
+        start = self._offset
+        if not explicit:
+            self._skip(4)
+            return int(self._length32.unpack_from(self._data, start)[0]), False
+        self._skip(4)
+        vr = bytes(self._data[start : start + 2])
+        if vr in _SHORT_VRS:
+            return int(self._length16.unpack_from(self._data, start + 2)[0]), False
+        if vr not in _LONG_VRS:
+            msg = "an element has no value representation"
+            raise UnreadableDatasetError(msg)
+        self._skip(4)
+        return int(self._length32.unpack_from(self._data, start + 4)[0]), vr == b"UN"
+
+    def _skip(self, size_bytes: int) -> None:
+        self._offset += size_bytes
+        if self._offset > len(self._data):
+            msg = "the dataset breaks off before its Series Instance UID"
+            raise UnreadableDatasetError(msg)
+
+    def _skip_sequence(self, *, explicit: bool) -> None:
+        # Each entry of the stack is an open sequence or item: (is it an item, is it explicit).
+        stack = [(False, explicit)]
+        while stack:
+            if len(stack) > 2 * MAX_DEPTH:
+                msg = f"sequences nest deeper than {MAX_DEPTH}"
+                raise UnreadableDatasetError(msg)
+            is_item, is_explicit = stack[-1]
+            tag = self._read_tag()
+            if tag in (_ITEM, _ITEM_END, _SEQUENCE_END):
+                length, _ = self._read_length(explicit=False)
+                if tag == _ITEM and not is_item:
+                    if length == _UNDEFINED:
+                        stack.append((True, is_explicit))
+                    else:
+                        self._skip(length)
+                elif tag == (_ITEM_END if is_item else _SEQUENCE_END):
+                    stack.pop()
+                else:
+                    msg = "the items of a sequence do not fit together"
+                    raise UnreadableDatasetError(msg)
+                continue
+            if not is_item:
+                msg = "a sequence holds something else than items"
+                raise UnreadableDatasetError(msg)
+            length, implicit_inside = self._read_length(explicit=is_explicit)
+            if length == _UNDEFINED:
+                stack.append((False, is_explicit and not implicit_inside))
+            else:
+                self._skip(length)
+
+
+def _text(value: memoryview) -> str:
+    # A UID has 64 characters; what is longer is none, and need not be copied whole to see that.
+    return bytes(value[:128]).decode("ascii", "replace").strip(" \x00")
