@@ -39,6 +39,9 @@ class UrlRequest(Event):
     dataset_id: Identifier
     url: str = Field(min_length=1, max_length=4096)
     credentials_ref: str | None = Field(default=None, max_length=256)
+    relpath: RelPath | None = Field(
+        default=None, description="place in the dataset, where the URL is of one file"
+    )
 
 
 class FileEvent(Event):

@@ -171,10 +171,13 @@ class ImageSignals(Value):
     minimum: float
     maximum: float
     p01: float
+    p05: float
     p50: float
+    p95: float
     p99: float
     entropy_bits: float
     foreground_fraction: float
+    color_fraction: float
     sharpness: float
     noise_sigma: float
     aspect_ratio: float

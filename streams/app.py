@@ -26,15 +26,12 @@ from streams.runtime.http import HealthServer
 from streams.runtime.metrics import Metrics
 from streams.runtime.retry import Backoff
 from streams.runtime.runner import Runner, RunnerOptions
+from streams.runtime.stage import UnknownStageError
 from streams.runtime.topics import ensure_topics
 from streams.settings import Settings
 
 _log = structlog.get_logger(__name__)
 _STOP_SECONDS = 10.0
-
-
-class UnknownStageError(ValueError):
-    """A stage was asked for that does not exist; the message lists those that do."""
 
 
 @dataclass

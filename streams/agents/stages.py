@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from streams.agents import store
+from streams.agents import analyze, ingest, sniff, store
+from streams.agents.embedding import EmbedderPort
+from streams.inference.triton import Embedder
 from streams.runtime.clock import Clock
+from streams.runtime.isolation import IsolatedPool
 from streams.runtime.metrics import Metrics
 from streams.runtime.stage import Stage
 from streams.settings import Settings
@@ -50,9 +53,42 @@ class Context:
         return BlobStore(self.settings.blobs)
 
 
+def _sniff(context: Context) -> Stage[Any]:
+    return sniff.sniff_stage(context.blobs, context.settings.patient_key, context.clock)
+
+
+def _analyze(context: Context) -> Stage[Any]:
+    settings = context.settings
+    pool = IsolatedPool(
+        analyze.render_job,
+        processes=settings.decode_processes,
+        timeout_seconds=settings.decode_timeout_seconds,
+        memory_bytes=settings.decode_memory_bytes,
+        on_restart=lambda: context.metrics.count("biodatamine_decoder_restarts"),
+    )
+    context.closers.append(pool.close)
+    embedder = Embedder(settings.triton_url, model=settings.embedder_model)
+    port = EmbedderPort(embedder, context.clock)
+    return analyze.analyze_stage(context.blobs, pool, port, context.clock)
+
+
 FACTORIES: dict[str, Callable[[Context], Stage[Any]]] = {
+    ingest.INGEST: lambda context: ingest.ingest_stage(
+        context.blobs, context.settings.ingest_roots
+    ),
+    sniff.SNIFF: _sniff,
+    analyze.ANALYZE: _analyze,
     store.STORE: lambda context: store.store_stage(context.database, context.metrics),
     store.DEAD_LETTERS: lambda context: store.dead_letter_stage(
         context.database, context.metrics, context.clock
     ),
 }
+
+TOPICS_BY_STAGE: dict[str, tuple[str, ...]] = {
+    ingest.INGEST: ("url-requests",),
+    sniff.SNIFF: ("files-received",),
+    analyze.ANALYZE: ("files-sniffed",),
+    store.STORE: store.STORED_TOPICS,
+    store.DEAD_LETTERS: store.STORED_DEAD_LETTERS,
+}
+"""What each stage reads; ``status`` shows its lag there."""

@@ -19,6 +19,8 @@ from streams.storage.rows import Rows, dead_letter_row, rows_of
 from streams.storage.writer import write
 
 STORE, DEAD_LETTERS = "store", "dead-letters"
+STORED_TOPICS = (FileReceived.TOPIC, FileSniffed.TOPIC, FileAnalyzed.TOPIC)
+STORED_DEAD_LETTERS = tuple(topic.name for topic in DEAD_LETTER_TOPICS)
 
 
 def store_stage(database: ClickHouse, metrics: Metrics) -> Stage[Event]:
@@ -41,8 +43,7 @@ def store_stage(database: ClickHouse, metrics: Metrics) -> Stage[Event]:
             return [Rejected("refused-by-database", str(error))]
         return [Done()] * len(events)
 
-    topics = (FileReceived.TOPIC, FileSniffed.TOPIC, FileAnalyzed.TOPIC)
-    return Stage(STORE, topics, decode_event, process)
+    return Stage(STORE, STORED_TOPICS, decode_event, process)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def dead_letter_stage(database: ClickHouse, metrics: Metrics, clock: Clock) -> S
         await _write(database, [rows], metrics, DEAD_LETTERS)
         return [Done()] * len(letters)
 
-    return Stage(DEAD_LETTERS, tuple(topic.name for topic in DEAD_LETTER_TOPICS), decode, process)
+    return Stage(DEAD_LETTERS, STORED_DEAD_LETTERS, decode, process)
 
 
 def _failed_at(letter: Letter, clock: Clock) -> datetime:

@@ -16,6 +16,10 @@ from schemas import Event, decode_topic
 ItemT = TypeVar("ItemT")
 
 
+class UnknownStageError(ValueError):
+    """A stage was asked for that does not exist; the message lists those that do."""
+
+
 @dataclass(frozen=True)
 class Incoming:
     """A message as it came.

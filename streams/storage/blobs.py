@@ -2,7 +2,9 @@
 
 A blob's name is the SHA-256 of its bytes. On a local folder a blob is written beside its place,
 fsynced, renamed and the folder fsynced, so that a name that is there holds all its bytes whatever
-was killed meanwhile. Any other fsspec URL (S3, GCS, Azure, SFTP) takes the blob as one object.
+was killed meanwhile. Any other fsspec URL (S3, GCS, Azure, SFTP) takes the blob as one object; how
+durable it is then is the store's promise, and a half object of a store without atomic writes is
+sent again by the next writer of the same bytes.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ class BlobStore:
             self._prefix = self._local.as_uri()
             self._filesystem: Any = None
             try:
-                _lay_out(self._local)
+                _lay_out(self._local, fsync=fsync)
             except OSError as error:
                 msg = (
                     f"the blob folder cannot be made: {error}; "
@@ -111,7 +113,8 @@ class BlobStore:
         """Whether the store holds the blob with this digest."""
         if self._local is not None:
             return (self._local / _name(sha256)).is_file()
-        return bool(self._filesystem.exists(self.uri(sha256)))
+        with _as_blob_error(f"blob {sha256} cannot be looked up in {self._prefix}"):
+            return bool(self._filesystem.exists(self.uri(sha256)))
 
     def writer(self) -> BlobWriter:
         """Begin a blob whose bytes come piece by piece."""
@@ -152,6 +155,13 @@ class BlobStore:
         finally:
             writer.abort()
 
+    def local_path(self, ref: BlobRef) -> Path | None:
+        """Path of a blob if the store is a local folder and holds it."""
+        if self._local is None:
+            return None
+        path = self._local / _name(ref.sha256)
+        return path if path.is_file() else None
+
     @contextlib.contextmanager
     def open(self, ref: BlobRef) -> Iterator[BinaryIO]:
         """Open a blob for reading; seekable.
@@ -163,18 +173,12 @@ class BlobStore:
         BlobError
             If it cannot be read.
         """
-        try:
+        with _as_blob_error(f"blob {ref.sha256} cannot be read from {self._prefix}"):
             handle = (
                 (self._local / _name(ref.sha256)).open("rb")
                 if self._local is not None
                 else cast("BinaryIO", self._filesystem.open(self.uri(ref.sha256), "rb"))
             )
-        except FileNotFoundError as error:
-            msg = f"blob {ref.sha256} is not in the store {self._prefix}"
-            raise BlobMissingError(msg) from error
-        except OSError as error:
-            msg = f"blob {ref.sha256} cannot be read: {error}"
-            raise BlobError(msg) from error
         with handle:
             yield handle
 
@@ -186,7 +190,10 @@ class BlobStore:
         BlobError
             As ``open``.
         """
-        with self.open(ref) as handle:
+        with (
+            self.open(ref) as handle,
+            _as_blob_error(f"blob {ref.sha256} cannot be read from {self._prefix}"),
+        ):
             return handle.read()
 
     def sweep(self, *, older_than_seconds: float, now_seconds: float) -> int:
@@ -217,15 +224,45 @@ def _name(sha256: str) -> str:
     return f"{sha256[:2]}/{sha256}"
 
 
-def _lay_out(root: Path) -> None:
+@contextlib.contextmanager
+def _as_blob_error(what: str) -> Iterator[None]:
+    try:
+        yield
+    except BlobError:
+        raise
+    except FileNotFoundError as error:
+        msg = f"{what}: it is not there"
+        raise BlobMissingError(msg) from error
+    except Exception as error:
+        # The back ends of fsspec share no class of errors: botocore's, aiohttp's and paramiko's
+        # reach us as they are.
+        msg = f"{what}: {error}"
+        raise BlobError(msg) from error
+
+
+def _octets(data: bytes | bytearray | memoryview) -> memoryview:
+    # A view of 16-bit pixels has half as many elements as bytes.
+    return memoryview(data).cast("B")
+
+
+def _closed() -> ValueError:
+    return ValueError("this blob is committed or aborted already; begin another with writer()")
+
+
+def _lay_out(root: Path, *, fsync: bool) -> None:
     # All 256 folders are made, and durable, before the first blob: no put has to wait for one, or
     # wonder whether another writer has made it but not yet fsynced it.
     (root / _TEMPORARY).mkdir(parents=True, exist_ok=True)
-    if (root / "ff").is_dir():
-        return
-    for index in range(256):
-        (root / f"{index:02x}").mkdir(exist_ok=True)
-    _fsync_folder(root)
+    if not (root / "ff").is_dir():
+        for index in range(256):
+            (root / f"{index:02x}").mkdir(exist_ok=True)
+    if fsync:
+        # Also where all is there: who made it may have been killed before this line.
+        _fsync_folder(root)
+        for folder in root.parents:
+            # Which of them are new is not known any more; some may not be ours to open.
+            with contextlib.suppress(PermissionError):
+                _fsync_folder(folder)
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -252,14 +289,17 @@ class _LocalWriter:
         self._path = Path(name)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert self._file is not None
-        view = memoryview(data)
+        if self._file is None:
+            raise _closed()
+        view = _octets(data)
         self._digest.update(view)
         self._size_bytes += len(view)
         try:
             while view:
                 view = view[self._file.write(view) :]
         except OSError as error:
+            # Digest and file differ from here on: nobody may commit them.
+            self.abort()
             msg = f"a blob cannot be written: {error}"
             raise BlobError(msg) from error
 
@@ -269,11 +309,13 @@ class _LocalWriter:
         media_type: str = "application/octet-stream",
         transfer_syntax: str | None = None,
     ) -> BlobRef:
-        assert self._file is not None
+        if self._file is None:
+            raise _closed()
         sha256 = self._digest.hexdigest()
         target = self._root / _name(sha256)
         try:
-            if target.is_file():
+            # Another length: left by a store that did not fsync and lost power. Ours heals it.
+            if target.is_file() and target.stat().st_size == self._size_bytes:
                 # The same bytes are there already, but another writer may have renamed them an
                 # instant ago and not yet fsynced the folder: wait for that on our own.
                 if self._fsync:
@@ -313,11 +355,20 @@ class _RemoteWriter:
         self._digest = hashlib.sha256()
         self._size_bytes = 0
         self._spool = tempfile.SpooledTemporaryFile(max_size=32 << 20)  # noqa: SIM115 (closed in abort)
+        self._open = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._digest.update(data)
-        self._size_bytes += len(data)
-        self._spool.write(data)
+        if not self._open:
+            raise _closed()
+        view = _octets(data)
+        self._digest.update(view)
+        self._size_bytes += len(view)
+        try:
+            self._spool.write(view)
+        except OSError as error:
+            self.abort()
+            msg = f"a blob cannot be kept in {tempfile.gettempdir()} before it is sent: {error}"
+            raise BlobError(msg) from error
 
     def commit(
         self,
@@ -325,17 +376,14 @@ class _RemoteWriter:
         media_type: str = "application/octet-stream",
         transfer_syntax: str | None = None,
     ) -> BlobRef:
+        if not self._open:
+            raise _closed()
         sha256 = self._digest.hexdigest()
         uri = self._store.uri(sha256)
         try:
-            if not self._store.exists(sha256):
-                self._spool.seek(0)
-                with self._filesystem.open(uri, "wb") as target:
-                    while piece := self._spool.read(1 << 20):
-                        target.write(piece)
-        except OSError as error:
-            msg = f"blob {sha256} cannot be stored: {error}"
-            raise BlobError(msg) from error
+            with _as_blob_error(f"blob {sha256} cannot be stored"):
+                if self._size_in_store(uri) != self._size_bytes:
+                    self._send(uri)
         finally:
             self.abort()
         return BlobRef(
@@ -347,4 +395,35 @@ class _RemoteWriter:
         )
 
     def abort(self) -> None:
+        self._open = False
         self._spool.close()
+
+    def _size_in_store(self, uri: str) -> int | None:
+        # A store without atomic writes (SFTP) may hold the half of a blob under its name.
+        try:
+            return cast("int", self._filesystem.info(uri)["size"])
+        except FileNotFoundError:
+            return None
+
+    def _send(self, uri: str) -> None:
+        try:
+            try:
+                target = self._filesystem.open(uri, "wb")
+            except FileNotFoundError:
+                # Object stores have no folders; others want theirs made.
+                self._filesystem.makedirs(uri.rsplit("/", 1)[0], exist_ok=True)
+                target = self._filesystem.open(uri, "wb")
+            self._spool.seek(0)
+            with target:
+                while piece := self._spool.read(1 << 20):
+                    target.write(piece)
+            self._filesystem.invalidate_cache()
+            stored_bytes = self._size_in_store(uri)
+            if stored_bytes != self._size_bytes:
+                msg = f"the store holds {stored_bytes} of {self._size_bytes} bytes"
+                raise BlobError(msg)
+        except Exception:
+            # Closing an fsspec file sends what it has, whole or not; nobody may find that.
+            with contextlib.suppress(Exception):
+                self._filesystem.rm_file(uri)
+            raise

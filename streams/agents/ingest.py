@@ -1,0 +1,60 @@
+"""Fetches what a request names: URL to blob to ``files-received``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from schemas import UrlRequest
+from schemas.events import received
+from streams.ingest.local import IngestError, resolve
+from streams.runtime.retry import ServiceFaultError
+from streams.runtime.stage import Done, Rejected, Result, Stage, decode_event
+from streams.storage.blobs import BlobError, BlobStore
+
+INGEST = "ingest"
+
+
+def ingest_stage(blobs: BlobStore, roots: Sequence[Path]) -> Stage[UrlRequest]:
+    """Fetch files that requests name.
+
+    Parameters
+    ----------
+    blobs : BlobStore
+        Where the bytes go.
+    roots : sequence of Path
+        Folders from which ``file://`` may read.
+    """
+
+    def fetch(request: UrlRequest) -> Result:
+        try:
+            path = resolve(request.url, roots)
+            with path.open("rb") as file:
+                blob = blobs.put_file(file)
+        except IngestError as error:
+            return Rejected(error.reason, error.detail)
+        except BlobError as error:
+            raise ServiceFaultError("blobs", str(error)) from error
+        except OSError as error:
+            return Rejected("unreadable", f"the file cannot be read ({type(error).__name__})")
+        return Done(
+            (
+                received(
+                    tenant=request.tenant,
+                    dataset_id=request.dataset_id,
+                    relpath=request.relpath or path.name,
+                    blob=blob,
+                    source="local",
+                    # The request's time, so that the same request makes the same event again.
+                    received_at=request.occurred_at,
+                    trace_id=request.trace_id,
+                    request_id=request.request_id,
+                ),
+            )
+        )
+
+    async def process(requests: Sequence[UrlRequest]) -> Sequence[Result]:
+        return await asyncio.to_thread(lambda: [fetch(request) for request in requests])
+
+    return Stage(INGEST, (UrlRequest.TOPIC,), decode_event, process)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""The commands of ``biodatamine``, one module for each group."""

@@ -1,0 +1,1 @@
+"""What a file shows, with the votes that say so."""
