@@ -27,13 +27,7 @@ MAX_DEPTH = 32
 MAX_INFLATED_BYTES = 8 << 20
 """How much of a deflated dataset is inflated to find its UIDs."""
 
-IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_IMPLICIT = frozenset({
-    IMPLICIT_VR_LITTLE_ENDIAN,
-    # GE's private syntax: Implicit VR Little Endian with big-endian pixel data.
-    "1.2.840.113619.5.2",
-})  # fmt: skip
 _DEFLATED = frozenset({
     "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
     "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
@@ -101,10 +95,10 @@ def read_identifiers(dataset: Buffer, transfer_syntax_uid: str) -> Identifiers:
     if transfer_syntax_uid in _DEFLATED:
         data, cut = _inflate(data)
     little = transfer_syntax_uid != EXPLICIT_VR_BIG_ENDIAN
-    explicit = transfer_syntax_uid not in _IMPLICIT
-    if explicit and not transfer_syntax_uid.startswith("1.2.840.10008."):
-        # A private syntax does not say its encoding; the first element does.
-        explicit = bytes(data[4:6]) in _LONG_VRS | _SHORT_VRS
+    # The first element says whether value representations are there. Private syntaxes tell it in
+    # no other way, and some files contradict their syntax; a wrong guess fails, and never misleads,
+    # because what is found has to be what the command names.
+    explicit = bytes(data[4:6]) in _LONG_VRS | _SHORT_VRS
     walk = _Walk(data, explicit=explicit, little=little)
     values = walk.run()
     if cut and walk.at_end and _SERIES not in values:
