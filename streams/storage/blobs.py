@@ -113,8 +113,9 @@ class BlobStore:
         """Whether the store holds the blob with this digest."""
         if self._local is not None:
             return (self._local / _name(sha256)).is_file()
+        uri = self.uri(sha256)
         with _as_blob_error(f"blob {sha256} cannot be looked up in {self._prefix}"):
-            return bool(self._filesystem.exists(self.uri(sha256)))
+            return bool(self._filesystem.exists(uri))
 
     def writer(self) -> BlobWriter:
         """Begin a blob whose bytes come piece by piece."""
@@ -231,7 +232,7 @@ def _as_blob_error(what: str) -> Iterator[None]:
     except BlobError:
         raise
     except FileNotFoundError as error:
-        msg = f"{what}: it is not there"
+        msg = f"{what}: it is not there ({error})"
         raise BlobMissingError(msg) from error
     except Exception as error:
         # The back ends of fsspec share no class of errors: botocore's, aiohttp's and paramiko's
@@ -261,7 +262,7 @@ def _lay_out(root: Path, *, fsync: bool) -> None:
         _fsync_folder(root)
         for folder in root.parents:
             # Which of them are new is not known any more; some may not be ours to open.
-            with contextlib.suppress(PermissionError):
+            with contextlib.suppress(OSError):
                 _fsync_folder(folder)
 
 
@@ -382,6 +383,7 @@ class _RemoteWriter:
         uri = self._store.uri(sha256)
         try:
             with _as_blob_error(f"blob {sha256} cannot be stored"):
+                # A store without atomic writes (SFTP) may hold half a blob under its name.
                 if self._size_in_store(uri) != self._size_bytes:
                     self._send(uri)
         finally:
@@ -399,11 +401,11 @@ class _RemoteWriter:
         self._spool.close()
 
     def _size_in_store(self, uri: str) -> int | None:
-        # A store without atomic writes (SFTP) may hold the half of a blob under its name.
+        # None where the store does not tell sizes, -1 where it has no such object.
         try:
-            return cast("int", self._filesystem.info(uri)["size"])
+            return cast("int | None", self._filesystem.info(uri)["size"])
         except FileNotFoundError:
-            return None
+            return -1
 
     def _send(self, uri: str) -> None:
         try:
@@ -419,7 +421,7 @@ class _RemoteWriter:
                     target.write(piece)
             self._filesystem.invalidate_cache()
             stored_bytes = self._size_in_store(uri)
-            if stored_bytes != self._size_bytes:
+            if stored_bytes not in (self._size_bytes, None):
                 msg = f"the store holds {stored_bytes} of {self._size_bytes} bytes"
                 raise BlobError(msg)
         except Exception:
