@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from streams.commands import bench, dlq, ingest, inspect, look, servers
+from streams.commands import bench, demo, dlq, ingest, inspect, look, send, servers
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -13,11 +13,13 @@ app = typer.Typer(
     epilog="First time? `biodatamine demo` starts everything and pushes real files through it.",
 )
 
+app.command("demo", rich_help_panel="Run")(demo.demo)
 app.command("up", rich_help_panel="Run")(servers.up)
 app.command("worker", rich_help_panel="Run")(servers.worker)
 app.add_typer(servers.gateway, name="gateway", rich_help_panel="Run")
 app.command("topics", rich_help_panel="Run")(servers.topics)
 app.command("migrate", rich_help_panel="Run")(servers.migrate)
+app.command("send", rich_help_panel="Send")(send.send)
 app.command("ingest", rich_help_panel="Send")(ingest.ingest)
 app.command("inspect", rich_help_panel="Look")(inspect.inspect)
 app.command("status", rich_help_panel="Look")(look.status)

@@ -180,15 +180,23 @@ async def _nothing_in_flight(addresses: Addresses) -> bool:
 
 
 class StatusDisplay:
-    """A live table of the stack; plain lines where the output is no terminal."""
+    """A live table of the stack; plain lines where the output is no terminal.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    quiet : bool
+        Whether to print changes of state only.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
         from rich.live import Live
 
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._live = (
+            Live(console=console, auto_refresh=False) if console.is_terminal and not quiet else None
+        )
         self._states: dict[str, str] = {}
         self._addresses: Addresses | None = None
-        self._announced = False
+        self._announced = quiet
 
     def __enter__(self) -> StatusDisplay:
         if self._live:
