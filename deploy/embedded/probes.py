@@ -10,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from deploy.embedded.service import ReadyCheck
+from deploy.embedded.waiting import within
 
 _TIMEOUT_SECONDS = 5.0
 _MAX_RESPONSE_BYTES = 65_536
@@ -98,7 +99,7 @@ def kafka_ready(bootstrap_servers: str) -> ReadyCheck:
 def _bounded(ask: ReadyCheck, what: str) -> ReadyCheck:
     async def check() -> str | None:
         try:
-            return await asyncio.wait_for(ask(), _TIMEOUT_SECONDS)
+            return await within(_TIMEOUT_SECONDS, ask())
         except asyncio.TimeoutError:
             return f"{what} did not answer within {_TIMEOUT_SECONDS:.0f} s"
         except OSError as error:

@@ -21,6 +21,7 @@ from deploy.embedded.state import (
     write_stack,
 )
 from deploy.embedded.usage import UsageMeter
+from deploy.embedded.waiting import within
 from deploy.embedded.watchdog import Watchdog
 
 OnStatus = Callable[["list[ServiceStatus]"], None]
@@ -142,7 +143,7 @@ class Supervisor:
             self._changed.clear()
             self._tell()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._interval_seconds)
+                await within(self._interval_seconds, self._changed.wait())
 
     def _tell(self) -> None:
         statuses = self.snapshot()

@@ -103,7 +103,7 @@ def make_backend_folder(root: Path, target: Path) -> None:
 
 
 def triton_environment(root: Path) -> dict[str, str]:
-    """Environment in which the stub finds this Python, its packages and ours.
+    """Make an environment in which the stub finds this Python and its packages.
 
     Parameters
     ----------
@@ -111,17 +111,14 @@ def triton_environment(root: Path) -> dict[str, str]:
         The server's folder in its wheel.
     """
     libraries = root.parents[1] / "nvidia_pytriton.libs"
-    packages = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
-    search = join_paths(PROJECT_ROOT, os.environ.get("PYTHONPATH"), *packages)
     return child_environment(
         {
-            # The stub embeds Python: it finds its standard library through `python3` on the PATH,
-            # and its libpython where this Python was linked with one.
+            # The stub embeds Python: it finds the standard library and the packages through the
+            # `python3` on the PATH, and libpython where this Python was linked with one.
             "PATH": join_paths(Path(sys.executable).parent, os.environ.get("PATH")),
             "LD_LIBRARY_PATH": join_paths(
                 libraries, sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")
             ),
-            "PYTHONPATH": search,
             # The embedded interpreter shares the cores with the decoders.
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         }
@@ -225,6 +222,8 @@ def triton_spec(
         name="triton",
         argv=argv,
         env=environment,
+        # The embedded Python ignores PYTHONPATH; its search path starts with the working folder.
+        cwd=PROJECT_ROOT,
         address=f"{LOOPBACK}:{grpc_port}",
         before_start=prepare,
         ready=http_ready(f"http://{LOOPBACK}:{http_port}/v2/health/ready"),
