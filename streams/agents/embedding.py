@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.facts import AbsentModel, Embedding
-from streams.inference.errors import BadInputError, BadOutputError, ModelAbsentError, ServiceUnavailableError
+from streams.inference.errors import BadInput, BadOutput, ModelAbsent, ServiceUnavailable
 from streams.inference.outputs import Absent, Ready
 from streams.inference.triton import Embedder
 from streams.runtime.clock import Clock
@@ -51,7 +51,7 @@ class EmbedderPort:
         if self._state is None or stale:
             try:
                 self._state = await self._embedder.model_state()
-            except (ServiceUnavailableError, BadOutputError) as error:
+            except (ServiceUnavailable, BadOutput) as error:
                 raise ServiceFaultError("triton", str(error)) from error
             self._asked_at = self._clock()
         return self._state
@@ -71,10 +71,10 @@ class EmbedderPort:
             return [_absent(state)] * len(views)
         try:
             result = await self._embedder.embed(np.stack(views))
-        except ModelAbsentError as error:
+        except ModelAbsent as error:
             self._state, self._asked_at = Absent(error.model, error.reason), self._clock()
             return [_absent(self._state)] * len(views)
-        except (ServiceUnavailableError, BadOutputError, BadInputError) as error:
+        except (ServiceUnavailable, BadOutput, BadInput) as error:
             # The views have the size that the model asked for: a refusal means that it changed.
             self._state = None
             raise ServiceFaultError("triton", str(error)) from error

@@ -132,7 +132,9 @@ def _print_one(report: dict[str, Any]) -> None:
     rows = []
     for name, value in report.items():
         if isinstance(value, dict):
-            rows += [(f"{name}.{key}", _short(inner)) for key, inner in value.items()]
+            # A histogram is for machines: --json has it.
+            shown = ((key, inner) for key, inner in value.items() if key != "histogram")
+            rows += [(f"{name}.{key}", _short(inner)) for key, inner in shown]
         elif value not in (None, []):
             rows.append((name, _short(value)))
     console.print(table("", ("fact", "value"), rows))
