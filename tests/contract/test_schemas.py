@@ -38,6 +38,8 @@ JSON_FILES = sorted((PACKAGE / "json").iterdir())
 EXAMPLE_FILES = sorted((PACKAGE / "examples").iterdir())
 BY_NAME = {topic.name: topic for topic in EVENT_TOPICS}
 
+STEPS = ["files-received", "files-sniffed", "files-analyzed"]
+
 every_topic = pytest.mark.parametrize("topic", EVENT_TOPICS, ids=lambda topic: topic.name)
 every_example = pytest.mark.parametrize("path", EXAMPLE_FILES, ids=lambda path: path.stem)
 
@@ -230,7 +232,11 @@ def test_example_of_a_file_carries_the_identities_that_its_content_gives(path: P
         pytest.skip("not about one file")
     assert event.image_id == event.blob.sha256
     assert event.file_id == identity.file_id(event.tenant, event.dataset_id, event.relpath)
-    assert event.event_id == identity.event_id(event.TOPIC, event.file_id, event.image_id)
+    # Each step names its event after the one that it came from.
+    name = identity.event_id("files-received", event.file_id, event.image_id)
+    for topic in STEPS[1 : STEPS.index(event.TOPIC) + 1]:
+        name = identity.event_id(topic, name)
+    assert event.event_id == name
     if event.dicom is not None:
         dicom = event.dicom
         assert event.relpath == identity.dicom_relpath(

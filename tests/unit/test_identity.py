@@ -113,3 +113,8 @@ def test_text_that_is_no_unicode() -> None:
         identity.file_id("default", "ds", "scan\udcff.dcm")
     found = identity.keyed_hash(bytes(16), "default", "", "M\udcffller")
     assert found != identity.keyed_hash(bytes(16), "default", "", "Mller")
+
+
+def test_an_escaped_separator_is_not_a_separator() -> None:
+    names = ["\x1f", "\x1e", "\x1e0", "\x1e1", "\x1e\x1f", "\x1e1\x1f", "\x1f1"]
+    assert len({identity.trace_id(name) for name in names}) == len(names)
