@@ -4,7 +4,8 @@ Its memory grows with what is produced (retention is not implemented for memory 
 DeleteRecords request closes the connection); deleting a topic or restarting the broker frees it.
 Therefore the service is recycled above a limit when the stack has nothing in flight: the outbox
 publishes again whatever has no row yet. Producers should compress (gzip needs no extra package): it
-keeps batches as they were sent.
+keeps batches as they were sent. They cannot be idempotent with aiokafka, whose version of the
+InitProducerId request it refuses.
 """
 
 from __future__ import annotations

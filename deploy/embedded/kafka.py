@@ -117,6 +117,9 @@ def node_properties(node: KafkaNode, nodes: Sequence[KafkaNode], log_dir: Path) 
     if replicas == 1:
         # No other copy exists: what was acknowledged must outlive a power cut, not only a crash.
         properties["log.flush.interval.messages"] = 1
+        # Killed and started again, it must wait for its own former session to run out.
+        properties["broker.session.timeout.ms"] = 3000
+        properties["broker.heartbeat.interval.ms"] = 500
     return "".join(f"{key}={value}\n" for key, value in properties.items())
 
 
