@@ -27,7 +27,7 @@ from streams.runtime.metrics import Metrics
 from streams.runtime.retry import Backoff
 from streams.runtime.runner import Runner, RunnerOptions
 from streams.runtime.stage import UnknownStageError
-from streams.runtime.topics import ensure_topics
+from streams.runtime.topics import TopicMismatchError, ensure_topics
 from streams.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -126,6 +126,9 @@ def _faust_app(settings: Settings, stage: str) -> faust.App:
         broker_max_poll_interval=86_400.0,
         broker_commit_livelock_soft_timeout=86_400.0,
         broker_commit_interval=1.0,
+        # A batch that waits for its service must hold up neither a rebalance nor a stop: what it
+        # has not finished stays uncommitted and comes again.
+        stream_wait_empty=False,
         # What waits in memory is bounded: some batches ahead, no more.
         stream_buffer_maxsize=4 * settings.batch_max_events,
         loop=None,
@@ -143,10 +146,14 @@ async def run(application: Application) -> int:
     Raises
     ------
     TopicMismatchError
-        If a topic has another partition count than the table says.
+        If a topic is missing, or has another partition count than the table says.
     """
     settings = application.settings
-    await ensure_topics(settings.kafka_bootstrap_servers, create=False)
+    missing = await ensure_topics(settings.kafka_bootstrap_servers, create=False)
+    if missing:
+        names = ", ".join(topic.name for topic in missing)
+        msg = f"the brokers lack {names}: make them with `biodatamine topics`, then start again"
+        raise TopicMismatchError(msg)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

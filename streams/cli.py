@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import typer
 
 from streams.commands import bench, demo, dlq, ingest, inspect, look, send, servers
@@ -35,6 +37,8 @@ app.command(
 
 def main() -> None:
     """Run the command."""
+    # pydicom warns of each odd value in a file; what matters of them is in our own reports.
+    warnings.filterwarnings("ignore", module=r"pydicom\..*")
     app()
 
 

@@ -77,6 +77,7 @@ class Analyzer:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _decode(
         self, events: Sequence[FileSniffed], spec: RenderSpec
@@ -101,11 +102,7 @@ class Analyzer:
         self, events: Sequence[FileSniffed], decoded: Sequence[Decoded | Rejected | None]
     ) -> list[Result]:
         rendered = [answer for answer in decoded if isinstance(answer, Rendered)]
-        embedded = iter(
-            await self._embedder.embed([view for answer in rendered for view in answer.views[:1]])
-            if any(answer.views for answer in rendered)
-            else await self._why_absent(len(rendered))
-        )
+        embedded = iter(await self._embed(rendered))
         thumbnails = iter(await asyncio.to_thread(self._keep_thumbnails, rendered))
         return [
             self._result(
@@ -120,12 +117,16 @@ class Analyzer:
             for event, answer in zip(events, decoded, strict=True)
         ]
 
-    async def _why_absent(self, count: int) -> list[Embedding | AbsentModel]:
+    async def _embed(self, rendered: Sequence[Rendered]) -> list[Embedding | AbsentModel]:
+        if not rendered:
+            return []
+        if all(answer.views for answer in rendered):
+            return await self._embedder.embed([answer.views[0] for answer in rendered])
+        # No view was made, since the model was absent when the batch began.
         state = await self._embedder.state()
         if isinstance(state, Ready):
-            # It came back between decoding and embedding; the batch is tried again with its size.
             raise ServiceFaultError("triton", f"model {state.model} has just come back")
-        return [AbsentModel(model=state.model, reason=state.reason[:500])] * count
+        return [AbsentModel(model=state.model, reason=state.reason[:500])] * len(rendered)
 
     def _keep_thumbnails(self, rendered: Sequence[Rendered]) -> list[BlobRef]:
         try:

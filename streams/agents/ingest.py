@@ -38,21 +38,21 @@ def ingest_stage(blobs: BlobStore, roots: Sequence[Path]) -> Stage[UrlRequest]:
             raise ServiceFaultError("blobs", str(error)) from error
         except OSError as error:
             return Rejected("unreadable", f"the file cannot be read ({type(error).__name__})")
-        return Done(
-            (
-                received(
-                    tenant=request.tenant,
-                    dataset_id=request.dataset_id,
-                    relpath=request.relpath or path.name,
-                    blob=blob,
-                    source="local",
-                    # The request's time, so that the same request makes the same event again.
-                    received_at=request.occurred_at,
-                    trace_id=request.trace_id,
-                    request_id=request.request_id,
-                ),
+        try:
+            event = received(
+                tenant=request.tenant,
+                dataset_id=request.dataset_id,
+                relpath=request.relpath or path.name,
+                blob=blob,
+                source="local",
+                # The request's time, so that the same request makes the same event again.
+                received_at=request.occurred_at,
+                trace_id=request.trace_id,
+                request_id=request.request_id,
             )
-        )
+        except ValueError:
+            return Rejected("bad-name", "the file's name is no Unicode text; give a relpath")
+        return Done((event,))
 
     async def process(requests: Sequence[UrlRequest]) -> Sequence[Result]:
         return await asyncio.to_thread(lambda: [fetch(request) for request in requests])

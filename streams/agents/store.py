@@ -67,7 +67,12 @@ def dead_letter_stage(database: ClickHouse, metrics: Metrics, clock: Clock) -> S
                 for letter in letters
             ]
         }
-        await _write(database, [rows], metrics, DEAD_LETTERS)
+        try:
+            await _write(database, [rows], metrics, DEAD_LETTERS)
+        except BadRowsError as error:
+            if len(letters) > 1:
+                raise  # as above
+            return [Rejected("refused-by-database", str(error))]
         return [Done()] * len(letters)
 
     return Stage(DEAD_LETTERS, STORED_DEAD_LETTERS, decode, process)
@@ -75,9 +80,10 @@ def dead_letter_stage(database: ClickHouse, metrics: Metrics, clock: Clock) -> S
 
 def _failed_at(letter: Letter, clock: Clock) -> datetime:
     try:
-        return datetime.fromisoformat(letter.headers["failed-at"])
+        failed_at = datetime.fromisoformat(letter.headers["failed-at"])
     except (KeyError, ValueError):
         return clock()
+    return failed_at if failed_at.tzinfo is not None else clock()
 
 
 async def _write(

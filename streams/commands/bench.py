@@ -35,7 +35,8 @@ def bench(
         return
     if name not in names:
         fail(f"no benchmark {name!r}; there are: {', '.join(names)}")
-    sys.path.insert(0, str(folder))
+    # Benchmarks share tests/support with the tests.
+    sys.path.insert(0, str(folder.parents[1]))
     spec = importlib.util.spec_from_file_location(f"bench_{name}", folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

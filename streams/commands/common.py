@@ -73,6 +73,7 @@ def clear_errors() -> Iterator[None]:
     from streams.runtime.retry import ServiceFaultError
     from streams.runtime.stage import UnknownStageError
     from streams.runtime.topics import TopicMismatchError
+    from streams.settings import SecretError
     from streams.storage.blobs import BlobError
     from streams.storage.clickhouse import BadRowsError, StorageUnavailableError
     from streams.storage.migrate import MigrationError
@@ -88,6 +89,7 @@ def clear_errors() -> Iterator[None]:
         BadRowsError,
         BlobError,
         MigrationError,
+        SecretError,
         StackError,
         TopicMismatchError,
         UnknownStageError,

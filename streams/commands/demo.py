@@ -311,7 +311,7 @@ async def _wait(expected: Expected, database: ClickHouse) -> None:
 _TABLE = """
 SELECT modality, format, count() AS files, countIf(outcome = 'decoded') AS decoded,
        countIf(outcome = 'no-pixels') AS no_pixels, countIf(outcome = 'not-an-image') AS unknown,
-       uniqExact(study_uid) AS studies, round(sum(size_bytes) / 1048576, 1) AS mb
+       uniqExactIf(study_uid, study_uid != '') AS studies, round(sum(size_bytes) / 1048576, 1) AS mb
 FROM files FINAL GROUP BY modality, format ORDER BY files DESC, modality, format
 """
 _FAILED = """
