@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from dicom_gateway.identifiers import Buffer, read_identifiers
 from dicom_gateway.metrics import Metrics
 from dicom_gateway.outbox import Disposition, Outbox
-from dicom_gateway.part10 import file_prefix, is_uid
+from dicom_gateway.part10 import file_prefix, is_instance_uid, is_uid
 from dicom_gateway.spool import SpooledDataset
 from dicom_gateway.statuses import (
     SUCCESS,
@@ -102,7 +102,7 @@ class Receiver:
         StoreError, OSError
             As the table in ``dicom_gateway.statuses`` says.
         """
-        if not is_uid(sop_instance_uid):
+        if not is_instance_uid(sop_instance_uid):
             raise InvalidInstanceUidError("Affected SOP Instance UID is not a UID")
         if not is_uid(sop_class_uid):
             raise InvalidSopClassError("Affected SOP Class UID is not a UID")

@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from dicom_gateway.part10 import is_uid
+from dicom_gateway.part10 import is_instance_uid
 from dicom_gateway.statuses import UidMismatchError, UnreadableDatasetError
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
@@ -115,7 +115,7 @@ def read_identifiers(dataset: Buffer, transfer_syntax_uid: str) -> Identifiers:
 
 def _uid_or_none(values: dict[int, str], tag: int) -> str:
     text = values.get(tag, "")
-    return text if is_uid(text) else ""
+    return text if is_instance_uid(text) else ""
 
 
 def _inflate(data: memoryview) -> tuple[memoryview, bool]:

@@ -19,7 +19,8 @@ IMPLEMENTATION_VERSION_NAME = "BIODATAMINE_1"
 PREAMBLE = bytes(128) + b"DICM"
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_MAX_UID_CHARACTERS = 64
+_HEX_UID = re.compile(r"[0-9a-fA-F]+(\.[0-9a-fA-F]+)*")
+MAX_UID_CHARACTERS = 64
 
 
 def is_uid(text: str) -> bool:
@@ -28,7 +29,16 @@ def is_uid(text: str) -> bool:
     Digits and dots, at most 64 characters. Leading zeros of a component are let through: old
     modalities write them, and nothing depends on them.
     """
-    return len(text) <= _MAX_UID_CHARACTERS and _UID.fullmatch(text) is not None
+    return len(text) <= MAX_UID_CHARACTERS and _UID.fullmatch(text) is not None
+
+
+def is_instance_uid(text: str) -> bool:
+    """Whether a text names a study, series or instance.
+
+    A UID, or a hexadecimal digest in its place, as some de-identification leaves it: such files are
+    many, and no other sender will come with better ones.
+    """
+    return len(text) <= MAX_UID_CHARACTERS and _HEX_UID.fullmatch(text) is not None
 
 
 def file_prefix(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -52,10 +62,11 @@ def file_prefix(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: 
     ValueError
         If one of them is not a UID.
     """
-    for uid in (sop_class_uid, sop_instance_uid, transfer_syntax_uid):
-        if not is_uid(uid):
-            msg = "File Meta Information needs UIDs"
-            raise ValueError(msg)
+    if not (
+        is_uid(sop_class_uid) and is_instance_uid(sop_instance_uid) and is_uid(transfer_syntax_uid)
+    ):
+        msg = "File Meta Information needs UIDs"
+        raise ValueError(msg)
     group = b"".join(
         (
             struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01",

@@ -29,7 +29,11 @@ from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicom_gateway.metrics import Metrics
-from dicom_gateway.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_gateway.part10 import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    MAX_UID_CHARACTERS,
+)
 from dicom_gateway.settings import GatewaySettings
 from dicom_gateway.spool import SpooledDataset
 
@@ -45,6 +49,7 @@ MAX_CONTROL_PDU_BYTES = 1 << 20
 _RECEIVE_BYTES = 256 * 1024
 _LISTEN_BACKLOG = 128
 VERIFICATION = "1.2.840.10008.1.1"
+_NO_UID = "-"
 _EVENT_PROTOCOL_ERROR = "Evt19"
 
 
@@ -84,13 +89,15 @@ class _DimseProvider(DIMSEServiceProvider):
 
 
 def _complete_request(event: Any) -> None:
-    # pynetdicom leaves a C-STORE without a SOP UID unanswered, and its sender waiting. An empty
-    # UID lets it through to the handler, which has a status for it.
+    # pynetdicom leaves a C-STORE without a SOP UID unanswered, and its sender waiting; over one
+    # that is too long it aborts the association. A stand-in that is no UID lets the request
+    # through to the handler, which has a status for it.
     message = event.message
     if isinstance(message, C_STORE_RQ):
         for keyword in ("AffectedSOPClassUID", "AffectedSOPInstanceUID"):
-            if getattr(message.command_set, keyword, None) is None:
-                setattr(message.command_set, keyword, "")
+            uid = str(getattr(message.command_set, keyword, None) or "")
+            if not 0 < len(uid) <= MAX_UID_CHARACTERS:
+                setattr(message.command_set, keyword, _NO_UID)
 
 
 class StorageScp:
