@@ -50,12 +50,13 @@ def clickhouse_spec(
         "deploy.embedded.clickhouse",
         *("--host", LOOPBACK, "--port", str(port)),
         *("--path", str(folder.absolute())),
-        *("--user", user, "--password", password),
+        *("--user", user),
     )
     return ServiceSpec(
         name="clickhouse",
         argv=argv,
-        env=child_environment(),
+        # Not in the command, which every user of this machine can read.
+        env=child_environment({"CLICKHOUSE_PASSWORD": password}),
         address=f"http://{LOOPBACK}:{port}",
         ready=http_ready(f"http://{LOOPBACK}:{port}/ping", body=b"Ok."),
         after_ready=after_ready,

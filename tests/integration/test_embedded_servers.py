@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import psutil
 import pytest
@@ -61,7 +62,6 @@ class Stack:
 @contextlib.asynccontextmanager
 async def running(data_dir: Path, *only: str, **options: Any) -> AsyncIterator[Stack]:
     stack, stop, ready = Stack(), asyncio.Event(), asyncio.Event()
-    # Ports of its own, whatever else runs on this machine.
     task = asyncio.ensure_future(
         run_stack(
             StackOptions(data_dir=data_dir, only=only, **options),
@@ -182,6 +182,31 @@ async def test_a_cluster_loses_nothing_when_the_leader_is_killed(tmp_path: Path)
         await cluster.start(leader)
         assert await consume(cluster.bootstrap_servers, "files-received", 2) == [b"a", b"b"]
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+async def test_the_database_answers_those_who_know_its_password(tmp_path: Path) -> None:
+    seen: list[Addresses] = []
+
+    async def migrate(addresses: Addresses) -> None:
+        seen.append(addresses)
+
+    async with running(tmp_path, "clickhouse", after_ready={"clickhouse": migrate}) as stack:
+        addresses = stack.addresses
+        assert seen == [addresses]
+        assert addresses.clickhouse_url is not None
+        assert addresses.clickhouse_user is not None
+        assert addresses.clickhouse_password is not None
+        own = aiohttp.BasicAuth(addresses.clickhouse_user, addresses.clickhouse_password)
+        guess = aiohttp.BasicAuth(addresses.clickhouse_user, "guess")
+        async with aiohttp.ClientSession() as client:
+            url = addresses.clickhouse_url
+            async with client.post(url, data="SELECT 1 + 1", auth=own) as answer:
+                assert (answer.status, await answer.text()) == (200, "2\n")
+            async with client.post(url, data="SELECT 1", auth=guess) as answer:
+                assert answer.status in (401, 403)
+        pid = stack.statuses["clickhouse"].pid
+        assert pid is not None
+        assert not any(own.password in word for word in psutil.Process(pid).cmdline())
 
 
 CONFIG = """
