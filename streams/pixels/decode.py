@@ -15,7 +15,7 @@ from streams.pixels.dicom import decode_dicom
 from streams.pixels.image import DecodedImage
 from streams.pixels.limits import Limits
 from streams.pixels.nifti import decode_nifti
-from streams.pixels.outcome import DecodeError, NoPixels, ReasonCode
+from streams.pixels.outcome import DecodeError, NoPixels, ReasonCode, is_control_flow
 from streams.pixels.raster import PILLOW_FORMATS, decode_raster
 from streams.pixels.slices import SliceStrategy
 from streams.pixels.source import Source, open_source
@@ -81,7 +81,9 @@ def decode(
                 )
     except DecodeError:
         raise
-    except Exception as error:  # noqa: BLE001 - the point of this function
+    except BaseException as error:
+        if is_control_flow(error):
+            raise
         raise _mapped(error) from None
 
 
@@ -120,7 +122,7 @@ _REASONS: tuple[tuple[type[Exception], ReasonCode, str], ...] = (
 )
 
 
-def _mapped(error: Exception) -> DecodeError:
+def _mapped(error: BaseException) -> DecodeError:
     """Turn a library's exception into a reason; its message stays behind, its type is told."""
     for kind, code, detail in _REASONS:
         if isinstance(error, kind):

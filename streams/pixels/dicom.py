@@ -46,7 +46,7 @@ from streams.pixels.encapsulated import (
 )
 from streams.pixels.image import AnyArray, DecodedImage, UInt8Array, WarningList, thin
 from streams.pixels.limits import Limits
-from streams.pixels.outcome import DecodeError, NoPixels
+from streams.pixels.outcome import DecodeError, NoPixels, is_control_flow
 from streams.pixels.palette import apply_palette
 from streams.pixels.slices import SliceStrategy, choose_index
 from streams.pixels.source import GZIP_MAGIC, gunzip, inflate
@@ -73,6 +73,8 @@ _JPEG_FAMILY = frozenset(
 )
 # A native frame cut short is padded when at least this share is there.
 _MIN_SHARE = 0.5
+# A codestream somewhat larger than Rows x Columns is believed; one far larger is damage or a bomb.
+_MAX_GROWTH = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +272,12 @@ def _encapsulated(
     if size is not None:
         rows, columns, components, bits = size
         limits.check_frame(rows, columns, components * (1 if bits <= 8 else 2))
+        if rows * columns > _MAX_GROWTH * module.rows * module.columns:
+            raise DecodeError(
+                "inconsistent-header",
+                f"the header says {module.rows} x {module.columns} pixels, "
+                f"the codestream {rows} x {columns}",
+            )
         if (rows, columns) != (module.rows, module.columns):
             warnings.add("frame-size")
             module = replace(module, rows=rows, columns=columns)
@@ -351,10 +359,10 @@ def _decompress(
             array, properties = decoder.as_array(
                 encapsulate(encoded), index=0, raw=True, decoding_plugin=plugin, **options
             )
-        except (MemoryError, RecursionError):
-            raise
-        except Exception:  # noqa: BLE001, S112 - a codec raises what it likes; the next may do
-            continue
+        except BaseException as error:
+            if is_control_flow(error) or isinstance(error, (MemoryError, RecursionError)):
+                raise
+            continue  # a codec raises what it likes; the next one may do
         return array, str(properties["photometric_interpretation"])
     last = index == len(located.fragments) - 1
     raise DecodeError(

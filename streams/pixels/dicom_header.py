@@ -23,7 +23,7 @@ from pydicom.uid import (
 from streams.pixels.image import WarningList
 from streams.pixels.limits import Limits
 from streams.pixels.outcome import DecodeError, NoPixels, NoPixelsReason
-from streams.pixels.source import BoundedReader, as_binary_io, inflate
+from streams.pixels.source import BoundedReader, inflate
 from streams.pixels.windowing import Lut, ModalityTransform, Voi, Window
 
 # GE's private syntax: implicit VR little endian data set, big endian pixels.
@@ -326,15 +326,17 @@ def read_header(
         stream.seek(meta.data_set_offset)
         inflated = inflate(stream, limits.max_decompressed_bytes)
         stream, size_bytes = io.BytesIO(inflated), len(inflated)
-        reader = as_binary_io(BoundedReader(stream, size_bytes, limits.max_header_reads))
+        reader = BoundedReader(stream, size_bytes, limits.max_header_reads)
         dataset = read_dataset(
-            reader, False, True, stop_when=_at_pixels, specific_tags=_WANTED_TAGS
+            reader.file, False, True, stop_when=_at_pixels, specific_tags=_WANTED_TAGS
         )
         big_endian = False
     else:
         stream.seek(0)
-        reader = as_binary_io(BoundedReader(stream, size_bytes, limits.max_header_reads))
-        partial = read_partial(reader, stop_when=_at_pixels, force=True, specific_tags=_WANTED_TAGS)
+        reader = BoundedReader(stream, size_bytes, limits.max_header_reads)
+        partial = read_partial(
+            reader.file, stop_when=_at_pixels, force=True, specific_tags=_WANTED_TAGS
+        )
         dataset = partial
         little = partial.original_encoding[1]
         big_endian = little is False or uid == GE_PRIVATE_BIG_ENDIAN_PIXELS
@@ -350,6 +352,8 @@ def read_header(
         stream, size_bytes, reader.tell(), big_endian=uid == ExplicitVRBigEndian
     )
     if pixels is None:
+        if reader.overrun:
+            raise DecodeError("truncated", "the file ends inside its header")
         if len(dataset) == 0 and not meta.sop_class:
             raise DecodeError("corrupt", "no DICOM element that belongs to an image was found")
         return NoPixels(_reason_without_pixels(dataset, meta.sop_class))

@@ -65,6 +65,11 @@ class DecodeError(Exception):
         return f"{self.reason_code}: {self.detail}"
 
 
+def is_control_flow(error: BaseException) -> bool:
+    """Tell an interrupt from a failure: a panic in a Rust codec is a BaseException as well."""
+    return isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
+
+
 @dataclass(frozen=True, slots=True)
 class NoPixels:
     """A readable file that has no image in it, such as a report or a structure set.

@@ -7,8 +7,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from streams.pixels.encapsulated import codestream_size
 from streams.pixels.image import AnyArray, DecodedImage, Float32Array, UInt8Array, WarningList, thin
 from streams.pixels.limits import Limits
+from streams.pixels.outcome import DecodeError
 from streams.pixels.slices import SliceStrategy, choose_index
 from streams.pixels.windowing import (
     ModalityTransform,
@@ -21,6 +23,8 @@ PILLOW_FORMATS = {"png": "PNG", "jpeg": "JPEG", "bmp": "BMP", "webp": "WEBP", "g
 _ANIMATED = frozenset({"gif", "webp"})
 # Above this a JPEG is decoded at half, a quarter or an eighth of its size by the codec itself.
 _JPEG_FULL_PIXELS = 16_777_216
+# A frame header stands behind the metadata, of which 64 KiB is the most that one segment holds.
+_JPEG_HEADER_BYTES = 262_144
 
 
 def decode_raster(
@@ -47,6 +51,11 @@ def decode_raster(
     if name == "gif":
         frames = count_gif_frames(stream, size_bytes, limits.max_pages)
         stream.seek(0)
+    if name == "jpeg":
+        coded = codestream_size(stream.read(_JPEG_HEADER_BYTES))
+        stream.seek(0)
+        if coded is not None and coded.bits != 8:
+            raise DecodeError("unsupported-compression", f"a JPEG of {coded.bits} bits")
     with Image.open(stream, formats=(PILLOW_FORMATS[name],)) as image:
         columns, rows = image.size
         limits.check_frame(rows, columns, 4)

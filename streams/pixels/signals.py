@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from streams.pixels.image import AnyArray, Float32Array, UInt8Array
 
@@ -110,7 +111,9 @@ def compute_signals(display: UInt8Array, values: Float32Array | None = None) -> 
     low, high = background - _FOREGROUND_LEVELS, background + _FOREGROUND_LEVELS
     inside = int(counts[max(0, low) : high + 1].sum())
     color_fraction = _color_fraction(sampled)
-    sharpness, noise_sigma = _texture(_luminance(_centre(display)), background)
+    sharpness, noise_sigma = _texture(
+        luminance if sampled.shape == display.shape else _luminance(_centre(display)), background
+    )
     stats = _statistics(_thinned(values) if values is not None else luminance)
     histogram = counts.reshape(HISTOGRAM_BINS, -1).sum(axis=1) / total
     return ImageSignals(
@@ -147,23 +150,26 @@ def _centre(display: UInt8Array) -> UInt8Array:
 
 
 def _luminance(display: AnyArray) -> UInt8Array:
-    """ITU-R BT.601 luma in integers."""
+    """ITU-R BT.601 luma, as Pillow computes it."""
     if display.ndim == 2:
-        return display.astype(np.uint8, copy=False)
-    weighted = display[:, :, 0] * np.uint16(77)
-    weighted += display[:, :, 1] * np.uint16(150)
-    weighted += display[:, :, 2] * np.uint16(29)
-    luma: UInt8Array = (weighted >> 8).astype(np.uint8)
-    return luma
+        return display
+    return np.asarray(Image.fromarray(np.ascontiguousarray(display)).convert("L"))
 
 
 def _color_fraction(display: AnyArray) -> float:
     if display.ndim == 2:
         return 0.0
-    red, green, blue = (display[:, :, c].astype(np.int16) for c in range(3))
+    red, green, blue = (np.ascontiguousarray(display[:, :, c]) for c in range(3))
     spread = np.maximum(np.maximum(red, green), blue)
     spread -= np.minimum(np.minimum(red, green), blue)
     return float(np.count_nonzero(spread > _CHROMA_LEVELS)) / spread.size
+
+
+def _variance(values: Float32Array) -> float:
+    """Variance about the mean in one product; three times as fast as ``ndarray.var``."""
+    centred = values.ravel() - values.mean(dtype=np.float64).astype(np.float32)
+    total = float(np.dot(centred, centred))
+    return total / float(max(1, centred.size))
 
 
 def _texture(luminance: UInt8Array, background: int) -> tuple[float, float]:
@@ -186,7 +192,7 @@ def _texture(luminance: UInt8Array, background: int) -> tuple[float, float]:
     # An integer median by counting: the mask's response is at most 16 * 255.
     cumulative = np.cumsum(np.bincount(sample, minlength=1))
     median = float(np.searchsorted(cumulative, (sample.size + 1) // 2))
-    return float(laplacian.var()), median * _MAD_TO_SIGMA / 6.0
+    return _variance(laplacian), median * _MAD_TO_SIGMA / 6.0
 
 
 def _statistics(values: AnyArray) -> _Statistics:
@@ -197,7 +203,7 @@ def _statistics(values: AnyArray) -> _Statistics:
     if flat.size == 0:
         return _Statistics(*(0.0,) * 9)
     mean = float(flat.mean(dtype=np.float64))
-    std = float(flat.std(dtype=np.float64))
+    std = math.sqrt(_variance(flat))
     minimum, maximum = float(flat.min()), float(flat.max())
     step = max(1, flat.size // 65_536)
     quantiles = np.percentile(flat[::step], (1, 5, 50, 95, 99))

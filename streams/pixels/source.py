@@ -18,6 +18,7 @@ Source = Union[bytes, bytearray, memoryview, str, "os.PathLike[str]", BinaryIO]
 # Below this a file is read in one go: parsers then seek in memory.
 _READ_WHOLE_BYTES = 32 * 1024 * 1024
 _CHUNK_BYTES = 256 * 1024
+_ELEMENT_HEAD_BYTES = 8
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -35,12 +36,18 @@ class BoundedReader:
         Its length.
     max_reads
         Calls to ``read`` allowed; None for no bound.
+
+    Attributes
+    ----------
+    overrun
+        Whether a value was asked for that lies, in part, behind the end.
     """
 
     def __init__(self, stream: BinaryIO, size_bytes: int, max_reads: int | None = None) -> None:
         self._stream = stream
         self.size_bytes = size_bytes
         self._reads_left = max_reads
+        self.overrun = False
         self.tell = stream.tell
 
     def read(self, length: int = -1) -> bytes:
@@ -49,14 +56,25 @@ class BoundedReader:
             self._reads_left -= 1
             if self._reads_left < 0:
                 raise DecodeError("too-many-elements", "the header has too many elements")
+        wanted = length
         if length > _CHUNK_BYTES:
             length = min(length, max(0, self.size_bytes - self._stream.tell()))
-        return self._stream.read(length)
+        data = self._stream.read(length)
+        # Eight bytes are the head of the next element, which every data set ends by not having.
+        if len(data) < wanted != _ELEMENT_HEAD_BYTES:
+            self.overrun = True
+        return data
+
+    @property
+    def file(self) -> BinaryIO:
+        """The reader, typed as what parsers ask for; they use read, seek and tell only."""
+        return cast(BinaryIO, self)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move to ``offset``; beyond the end is the end."""
         if whence == os.SEEK_SET and offset > self.size_bytes:
             offset = self.size_bytes
+            self.overrun = True
         return self._stream.seek(offset, whence)
 
 
@@ -194,8 +212,3 @@ def _decompress_range(
         if not kept:
             raise DecodeError("corrupt", "the compressed stream is damaged") from None
     return bytes(kept)
-
-
-def as_binary_io(reader: BoundedReader) -> BinaryIO:
-    """Type a bounded reader as what parsers ask for; they use read, seek and tell only."""
-    return cast(BinaryIO, reader)
