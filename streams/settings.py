@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import tempfile
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +15,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from streams.storage.clickhouse import Address
 
 _MINIMUM_KEY_BYTES = 16
+
+
+class SecretError(RuntimeError):
+    """A secret of the data folder cannot be used; the message says what to do."""
 
 
 class Settings(BaseSettings):
@@ -122,14 +128,37 @@ class Settings(BaseSettings):
         if given:
             return given.encode()
         path = self.data_dir / "secrets" / "patient_hash_key"
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return path.read_bytes()
+        if not path.exists():
+            _make_key(path)
+        key = path.read_bytes()
+        if len(key) < _MINIMUM_KEY_BYTES:
+            msg = (
+                f"{path} holds {len(key)} bytes, too few for a key: restore it from a backup, or "
+                "remove it if no file was received with it yet"
+            )
+            raise SecretError(msg)
+        return key
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # The link puts the whole key in place at once, and only if no other process was first: all
+    # processes of a data folder must make the same pseudonyms.
+    descriptor, name = tempfile.mkstemp(dir=path.parent)
+    try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_hex(32).encode())
-        return path.read_bytes()
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def environment_name(field: str) -> str:

@@ -42,24 +42,34 @@ def resolve(url: str, roots: Sequence[Path]) -> Path:
     Raises
     ------
     IngestError
-        If the URL is of another kind, or the file is absent, outside, or not a regular file.
+        If the URL is of another kind, or the file is absent, outside, or not a regular file. Of
+        what lies outside, the answer does not tell whether it exists.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise IngestError("unsupported-url", f"{parts.scheme or 'no'} scheme; file:// is served")
-    raw = unquote(parts.path)
-    if "\0" in raw:
-        raise IngestError("unsupported-url", "the path holds a NUL")
     try:
-        path = Path(raw).resolve(strict=True)
+        parts = urlsplit(url)
+    except ValueError:
+        raise IngestError("unsupported-url", "not a URL; file:///PATH is served") from None
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        raise IngestError("unsupported-url", "file:///PATH is served, no other scheme or host")
+    raw = unquote(parts.path)
+    if "\0" in raw or not raw.startswith("/"):
+        raise IngestError("unsupported-url", "the path is not absolute, or holds a NUL")
+    try:
+        path = Path(raw).resolve()
+        allowed = any(path.is_relative_to(root.resolve()) for root in roots)
+    except (OSError, RuntimeError):
+        allowed = False
+    if not allowed:
+        raise IngestError(
+            "outside-roots", "the file is in no allowed folder; see BIODATAMINE_INGEST_ROOTS"
+        )
+    try:
+        path = path.resolve(strict=True)
+        regular = path.is_file()
     except (OSError, RuntimeError) as error:
         raise IngestError(
             "not-found", f"the file cannot be found ({type(error).__name__})"
         ) from None
-    if not any(path.is_relative_to(root.resolve()) for root in roots):
-        raise IngestError(
-            "outside-roots", "the file is in no allowed folder; see BIODATAMINE_INGEST_ROOTS"
-        )
-    if not path.is_file():
+    if not regular:
         raise IngestError("not-a-file", "the path is not a regular file")
     return path

@@ -3,6 +3,8 @@
 Faust 0.15.3 acknowledges a batch when its agent raises or is cancelled. Each message is therefore
 held by a reference of our own, which is given back only after the batch has come to its end; a
 cancelled batch keeps its references, its offsets stay uncommitted, and the messages come again.
+What waits behind a batch must not be acknowledged either when the batch is cancelled: the stream's
+own acknowledging, which ``take_events`` restores when it ends, is switched off beforehand.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ def attach(
     )
 
     async def consume(stream: Any) -> None:
+        stream.enable_acks = False
         async for events in stream.take_events(batch_max_events, within=batch_within_seconds):
             for event in events:
                 event.message.incref()

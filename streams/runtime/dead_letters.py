@@ -11,6 +11,12 @@ from schemas.topics import DEAD_LETTER_SUFFIX
 from streams.runtime.emitter import Outgoing
 
 _MAX_ERROR_CHARACTERS = 1000
+# Brokers take messages of 1 MiB unless told otherwise, headers included. A message that came
+# compressed may be larger; a dead letter that no broker takes would hold up its stage for ever.
+_MAX_VALUE_BYTES = 900_000
+_MAX_KEY_BYTES = 16_384
+CUT = "cut-from-bytes"
+"""Header of a dead letter whose original was too large to keep whole: its length."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,14 @@ class DeadLetter:
             "failed-at": self.failed_at.isoformat(),
             **self.subject,
         }
-        headers = tuple((name, text.encode()) for name, text in texts.items())
-        return Outgoing(self.topic, self.key, self.value, headers)
+        if len(self.value) > _MAX_VALUE_BYTES or len(self.key) > _MAX_KEY_BYTES:
+            texts[CUT] = str(len(self.value))
+        # A path in an error may be no Unicode text.
+        headers = tuple(
+            (name, text.encode("utf-8", "backslashreplace")) for name, text in texts.items()
+        )
+        key, value = self.key[:_MAX_KEY_BYTES], self.value[:_MAX_VALUE_BYTES]
+        return Outgoing(self.topic, key, value, headers)
 
 
 def subject_of(event: Event | None) -> dict[str, str]:

@@ -10,15 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import multiprocessing.connection
+import os
 import resource
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+_STARTING_SECONDS = 120.0
 _ENDING_SECONDS = 2.0
+_ORPHAN_GRACE_SECONDS = 2.0
+_TAKEN = "taken"
 
 
 @dataclass(frozen=True)
@@ -28,13 +34,17 @@ class Failure:
     Parameters
     ----------
     reason : str
-        ``crashed``, ``timed-out`` or ``raised``.
+        ``crashed``, ``timed-out``, ``raised``, or ``closed`` for one that the pool did not take.
     detail : str
         Signal, seconds, or type of the exception.
     """
 
     reason: str
     detail: str
+
+
+class ProcessStartError(RuntimeError):
+    """A process does not start: a fault of ours, of no input."""
 
 
 class IsolatedPool:
@@ -63,19 +73,30 @@ class IsolatedPool:
         memory_bytes: int,
         on_restart: Callable[[], None] = lambda: None,
     ) -> None:
-        self._on_restart = on_restart
         self._workers = [
-            _Worker(function, timeout_seconds=timeout_seconds, memory_bytes=memory_bytes)
+            _Worker(
+                function,
+                timeout_seconds=timeout_seconds,
+                memory_bytes=memory_bytes,
+                on_restart=on_restart,
+            )
             for _ in range(processes)
         ]
 
     async def map(self, inputs: Sequence[Any]) -> list[Any]:
         """Run the function on each input.
 
+        When it is cancelled, inputs in progress are finished, for nobody, before the next call's.
+
         Returns
         -------
         list
             The answers in the order of the inputs; a ``Failure`` where there is none.
+
+        Raises
+        ------
+        ProcessStartError
+            If a process ends before it can take an input.
         """
         answers: list[Any] = [None] * len(inputs)
         todo = deque(enumerate(inputs))
@@ -87,8 +108,6 @@ class IsolatedPool:
                 except IndexError:
                     return
                 answers[index] = worker.call(item)
-                if isinstance(answers[index], Failure) and not worker.alive:
-                    self._on_restart()
 
         try:
             await asyncio.gather(
@@ -100,73 +119,133 @@ class IsolatedPool:
         return answers
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes; inputs in progress and later ones are answered by a ``Failure``."""
         for worker in self._workers:
             worker.close()
 
 
 class _Worker:
     def __init__(
-        self, function: Callable[[Any], Any], *, timeout_seconds: float, memory_bytes: int
+        self,
+        function: Callable[[Any], Any],
+        *,
+        timeout_seconds: float,
+        memory_bytes: int,
+        on_restart: Callable[[], None],
     ) -> None:
         self._function = function
         self._timeout_seconds = timeout_seconds
         self._memory_bytes = memory_bytes
+        self._on_restart = on_restart
+        # A cancelled map leaves its thread in a call; the next map's thread waits here for its end.
+        self._lock = threading.Lock()
         self._process: Any = None
         self._connection: Connection | None = None
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None
+        self._closed = False
 
     def call(self, item: Any) -> Any:
-        connection = self._connection or self._start()
+        with self._lock:
+            taken, answer = self._try(item)
+            if not taken:
+                # The process died while it waited for an input: this one is not to blame.
+                _, answer = self._try(item)
+            return answer
+
+    def _try(self, item: Any) -> tuple[bool, Any]:
+        # Whether the process has taken the input, and its answer or why there is none.
+        if not self._closed:
+            connection = self._connection or self._start()
+        if self._closed:
+            self._end()
+            return True, Failure("closed", "the pool was closed")
+        taken = False
         try:
             connection.send(item)
-            if connection.poll(self._timeout_seconds):
-                return connection.recv()
+            taken = connection.poll(self._timeout_seconds) and connection.recv() == _TAKEN
+            if taken and connection.poll(self._timeout_seconds):
+                return True, connection.recv()
+            taken = True
             failure = Failure("timed-out", f"after {self._timeout_seconds:g} s")
         except (EOFError, OSError):
             self._process.join(_ENDING_SECONDS)
             failure = Failure("crashed", _exit_text(self._process.exitcode))
-        self.close()
-        return failure
+        self._end()
+        if not self._closed:
+            self._on_restart()
+        return taken, failure
+
+    def close(self) -> None:
+        self._closed = True
+        if (process := self._process) is not None:
+            process.kill()
+        with self._lock:
+            self._end()
 
     def _start(self) -> Connection:
         # `spawn`: a fork of a process with threads and a broker connection is not safe.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, self._function, self._memory_bytes), daemon=True
+            target=_serve,
+            args=(theirs, self._function, self._memory_bytes, self._timeout_seconds),
+            daemon=True,
         )
         self._process.start()
         theirs.close()
-        return self._connection
+        try:
+            # Importing what the function needs takes seconds: they are not the input's time.
+            if self._connection.poll(_STARTING_SECONDS):
+                self._connection.recv()
+                return self._connection
+        except (EOFError, OSError):
+            self._process.join(_ENDING_SECONDS)
+        code = self._process.exitcode
+        self._end()
+        msg = f"a process does not start: {_exit_text(code)}; see its output"
+        raise ProcessStartError(msg)
 
-    def close(self) -> None:
+    def _end(self) -> None:
         process, self._process = self._process, None
         connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
         if process is not None:
             process.kill()
             process.join(_ENDING_SECONDS)
+        if connection is not None:
+            connection.close()
 
 
-def _serve(connection: Connection, function: Callable[[Any], Any], memory_bytes: int) -> None:
+def _serve(
+    connection: Connection,
+    function: Callable[[Any], Any],
+    memory_bytes: int,
+    timeout_seconds: float,
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # The worker's death closes the pipe, which ends this loop and the process.
     with contextlib.suppress(EOFError, OSError):
+        connection.send(None)
         while True:
             item = connection.recv()
+            connection.send(_TAKEN)
+            # A codec that hangs with the interpreter's lock held stops the thread that watches the
+            # parent, too. The parent's patience ends first; without a parent, the kernel ends us.
+            signal.setitimer(signal.ITIMER_REAL, timeout_seconds + _ORPHAN_GRACE_SECONDS)
             try:
                 answer = function(item)
             except Exception as error:  # noqa: BLE001 (the answer is the only way out)
                 answer = Failure("raised", type(error).__name__)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send(answer)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _exit_text(code: int | None) -> str:

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from schemas import TOPICS
-from streams.runtime.dead_letters import read_headers
+from streams.runtime.dead_letters import CUT, read_headers
 from streams.runtime.emitter import Emitter, Outgoing
 from streams.runtime.retry import ServiceFaultError
 from streams.runtime.stage import Incoming
@@ -74,12 +74,13 @@ async def send_again(emitter: Emitter, letters: Sequence[Incoming]) -> int:
     Returns
     -------
     int
-        How many were sent.
+        How many were sent. Those whose original was too large to keep whole are left.
     """
     messages = []
     for letter in letters:
-        topic = read_headers(letter.headers).get("source-topic", "")
-        if topic in TOPICS and TOPICS[topic].value_type is not None:
+        headers = read_headers(letter.headers)
+        topic = headers.get("source-topic", "")
+        if CUT not in headers and topic in TOPICS and TOPICS[topic].value_type is not None:
             messages.append(Outgoing(topic, letter.key, letter.value))
     await emitter.send(messages)
     return len(messages)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import structlog
@@ -103,7 +105,7 @@ class Runner(Generic[ItemT]):
             except CodecError as error:
                 dead.append(self._dead_letter(message, None, Rejected(error.reason, error.detail)))
             except Exception as error:  # noqa: BLE001 (no exception leaves an agent)
-                dead.append(self._dead_letter(message, None, _unforeseen(error)))
+                dead.append(self._dead_letter(message, None, await self._unforeseen(error)))
         results = await self._results(items)
         outgoing: list[Outgoing] = []
         for (message, item), result in zip(items, results, strict=True):
@@ -113,28 +115,51 @@ class Runner(Generic[ItemT]):
                     continue
                 except CodecError as error:
                     result = Rejected(error.reason, error.detail)  # noqa: PLW2901
+                except Exception as error:  # noqa: BLE001 (no exception leaves an agent)
+                    result = await self._unforeseen(error)  # noqa: PLW2901
             dead.append(self._dead_letter(message, item, result))
         # What cannot be used on a dead-letter topic stands in the log; it goes no further.
         letters = [letter for letter in dead if not is_dead_letter_topic(letter.source_topic)]
         await self._patiently(
-            lambda: self._emitter.send([*outgoing, *(letter.message() for letter in letters)])
+            lambda: self._send([*outgoing, *(letter.message() for letter in letters)])
         )
-        self._observe(begun, [item for _, item in items], dead)
+        self._observe(begun, len(messages), [item for _, item in items], dead)
+
+    async def _send(self, messages: Sequence[Outgoing]) -> None:
+        try:
+            await self._emitter.send(messages)
+        except ServiceFaultError:
+            raise
+        except Exception as error:
+            # Whatever a client library says, these messages are not sent.
+            raise ServiceFaultError("kafka", f"unforeseen {type(error).__name__}") from error
 
     async def _results(self, items: Sequence[tuple[Incoming, ItemT]]) -> Sequence[Result]:
         if not items:
             return ()
         try:
             results = await self._patiently(lambda: self.stage.process([item for _, item in items]))
+            _require_one_each(results, len(items))
         except Exception as error:  # noqa: BLE001 (no exception leaves an agent)
             if len(items) > 1:
                 # One of them spoils the batch: each alone, so that its mates do not suffer.
                 return [(await self._results([item]))[0] for item in items]
-            _log.exception("unforeseen error", stage=self.stage.name)
-            await self._count_internal_error(error)
-            return (_unforeseen(error),)
+            return (await self._unforeseen(error),)
         self._internal_errors = 0
         return results
+
+    async def _unforeseen(self, error: Exception) -> Rejected:
+        frames = [
+            f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__)
+        ]
+        # The type and the way to it are enough to find it; the message might quote the file.
+        _log.error(
+            "unforeseen error", stage=self.stage.name, error=type(error).__name__, frames=frames
+        )
+        await self._count_internal_error(error)
+        place = frames[-1] if frames else "?"
+        return Rejected(INTERNAL_ERROR, f"{type(error).__name__} at {place}")
 
     async def _count_internal_error(self, error: Exception) -> None:
         self._internal_errors += 1
@@ -200,15 +225,15 @@ class Runner(Generic[ItemT]):
             subject=subject_of(item if isinstance(item, Event) else None),
         )
 
-    def _observe(self, begun: datetime, items: Sequence[ItemT], dead: Sequence[DeadLetter]) -> None:
+    def _observe(
+        self, begun: datetime, count: int, items: Sequence[ItemT], dead: Sequence[DeadLetter]
+    ) -> None:
         name, now = self.stage.name, self._clock()
-        self._metrics.observe("biodatamine_batch_events", len(items), stage=name)
+        self._metrics.observe("biodatamine_batch_events", count, stage=name)
         self._metrics.observe(
             "biodatamine_batch_seconds", (now - begun).total_seconds(), stage=name
         )
-        self._metrics.count(
-            "biodatamine_events", max(len(items) - len(dead), 0), stage=name, outcome="done"
-        )
+        self._metrics.count("biodatamine_events", count - len(dead), stage=name, outcome="done")
         for letter in dead:
             self._metrics.count("biodatamine_events", stage=name, outcome="dead-lettered")
             self._metrics.count("biodatamine_dead_letters", stage=name, reason=letter.reason)
@@ -221,13 +246,10 @@ class Runner(Generic[ItemT]):
                 )
 
 
-def _unforeseen(error: Exception) -> Rejected:
-    # The type and place are enough to find it; the message might quote the file.
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    place = f"{frame.tb_frame.f_code.co_name}:{frame.tb_lineno}" if frame else "?"
-    return Rejected(INTERNAL_ERROR, f"{type(error).__name__} at {place}")
+def _require_one_each(results: Sequence[Result], count: int) -> None:
+    if len(results) != count or not all(isinstance(r, Done | Rejected) for r in results):
+        msg = f"a stage must give one result for each of its {count} items"
+        raise TypeError(msg)
 
 
 __all__ = ["INTERNAL_ERROR", "Runner", "RunnerOptions"]

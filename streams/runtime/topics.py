@@ -12,7 +12,7 @@ from streams.runtime.retry import ServiceFaultError
 
 
 class TopicMismatchError(RuntimeError):
-    """A topic has another partition count than the table says; the message says what to do."""
+    """Topics are missing, or have other partition counts than the table; says what to do."""
 
 
 def missing_and_wrong(

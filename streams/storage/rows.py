@@ -7,6 +7,7 @@ nothing. A later stage's row of ``files`` repeats what the earlier ones knew and
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
@@ -145,28 +146,38 @@ def dead_letter_row(
     stage = headers.get("stage", "")
     reason = headers.get("reason", "")
     topic = headers.get("source-topic", "")
-    file = headers.get("file-id") or None
     return {
         "dead_letter_id": uuid.UUID(event_id("dead-letter", topic, stage, reason, digest)),
         "stage": stage,
         "reason": reason,
         "error": headers.get("error", ""),
         "source_topic": topic,
-        "source_partition": _integer(headers.get("source-partition")),
-        "source_offset": _integer(headers.get("source-offset")),
+        "source_partition": _integer(headers.get("source-partition"), bits=32),
+        "source_offset": _integer(headers.get("source-offset"), bits=64),
         "failed_at": failed_at,
         "message_sha256": digest,
         "message_bytes": len(value),
         "tenant": headers.get("tenant", ""),
         "dataset_id": headers.get("dataset-id", ""),
-        "file_id": uuid.UUID(file) if file else None,
+        "file_id": _uuid(headers.get("file-id")),
         "image_id": headers.get("image-id", ""),
         "trace_id": headers.get("trace-id", ""),
     }
 
 
-def _integer(text: str | None) -> int:
-    return int(text) if text and text.lstrip("-").isdigit() else -1
+def _integer(text: str | None, *, bits: int) -> int:
+    # Anyone may have written to a dead-letter topic: what is no header of ours is -1.
+    if text is None or not re.fullmatch("[0-9]{1,19}", text):
+        return -1
+    number = int(text)
+    return number if number < 1 << (bits - 1) else -1
+
+
+def _uuid(text: str | None) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text) if text else None
+    except ValueError:
+        return None
 
 
 def _key(event: FileEvent) -> dict[str, Any]:
