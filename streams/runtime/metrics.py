@@ -9,9 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 
 Kind = Literal["counter", "gauge", "histogram"]
+
+# A second series beside every counter and histogram, with the time of its start, is of no use here.
+disable_created_metrics()
 
 
 @dataclass(frozen=True)
