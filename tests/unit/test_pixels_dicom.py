@@ -490,7 +490,7 @@ def test_large_frames_are_thinned() -> None:
 @pytest.mark.parametrize("index", [0, 1])
 def test_bytes_stored_as_big_endian_words_are_swapped_back(index: int) -> None:
     # PS3.5 8.2: OW pairs the bytes, also across the border of two frames of odd length.
-    frames = np.random.default_rng(4).integers(0, 255, (2, 3, 3), np.uint8)
+    frames = np.random.default_rng(4).integers(0, 255, (2, 3, 5), np.uint8)
     swapped = np.frombuffer(frames.tobytes(), "<u2").byteswap().tobytes()
     ds = dataset(frames, ExplicitVRBigEndian, PixelData=swapped)
     ds["PixelData"].VR = "OW"
