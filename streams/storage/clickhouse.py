@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
+from urllib3.exceptions import HTTPError
 
 Row = Mapping[str, Any]
 
@@ -63,19 +64,24 @@ class Address:
         ValueError
             If the URL is of another kind; the message shows the form.
         """
-        parts = urlsplit(url)
+        msg = "a ClickHouse URL is http[s]://USER:PASSWORD@HOST:PORT/DATABASE"
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            # What it says may quote the password.
+            raise ValueError(msg) from None
         database = parts.path.strip("/") or "biodatamine"
         if (
             parts.scheme not in ("http", "https")
             or not parts.hostname
             or not _DATABASE_NAME.fullmatch(database)
         ):
-            msg = "a ClickHouse URL is http[s]://USER:PASSWORD@HOST:PORT/DATABASE"
             raise ValueError(msg)
         secure = parts.scheme == "https"
         return cls(
             host=parts.hostname,
-            port=parts.port or (8443 if secure else 8123),
+            port=port or (8443 if secure else 8123),
             secure=secure,
             user=unquote(parts.username or "default"),
             password=unquote(parts.password or ""),
@@ -156,10 +162,14 @@ class ClickHouse:
         if not rows:
             return
         names = list(rows[0])
+        values = [[row[name] for name in names] for row in rows]
         with _faults(self.address):
-            self._get().insert(
-                table, [[row[name] for name in names] for row in rows], column_names=names
-            )
+            client = self._get()
+            # Asks for the table's columns: what goes wrong here is no fault of the values.
+            context = client.create_insert_context(table, names)
+        with _faults(self.address, values=True):
+            context.data = values
+            client.insert(context=context)
 
     def ping(self) -> None:
         """Raise StorageUnavailableError unless the server answers."""
@@ -195,19 +205,31 @@ class ClickHouse:
 
 
 class _faults:  # noqa: N801 (used like a function)
-    """Turn the driver's exceptions into the two kinds that callers tell apart."""
+    """Turn the driver's exceptions into the two kinds that callers tell apart.
 
-    def __init__(self, address: Address) -> None:
+    Parameters
+    ----------
+    address : Address
+        Who was asked.
+    values : bool
+        Whether values are being written, so that they may be at fault.
+    """
+
+    def __init__(self, address: Address, *, values: bool = False) -> None:
         self._address = address
+        self._values = values
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or not isinstance(error, ClickHouseError | OSError | TypeError):
+        if not isinstance(error, Exception):
             return
         code = getattr(error, "code", None)
-        if isinstance(error, DataError | TypeError) or code in _BAD_DATA_CODES:
+        known = isinstance(error, ClickHouseError | OSError | HTTPError)
+        # Of what the server or the network says only some codes are about values; everything else
+        # that the driver raises while it writes values is.
+        if self._values and (code in _BAD_DATA_CODES or not known or isinstance(error, DataError)):
             # The server's text may quote a value, so it stays out of what we say.
             msg = f"ClickHouse refuses values of these rows ({code or type(error).__name__})"
             raise BadRowsError(msg) from error
