@@ -8,6 +8,7 @@ needed are proposed.
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import socket
 import tempfile
@@ -34,6 +35,7 @@ from pydicom.uid import (
 )
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
+from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.presentation import build_context
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
@@ -44,6 +46,7 @@ MAX_UID_CHARACTERS = 64
 
 _CONNECT_SECONDS = 10.0
 _RESPONSE_SECONDS = 120.0
+_CLOSED_POLL_SECONDS = 0.1
 _MAX_PDU_BYTES = 256 * 1024
 _PREAMBLE_BYTES = 128
 # First group of a dataset without a preamble: 0002 or 0008, the latter in either byte order.
@@ -415,7 +418,10 @@ class _Run:
             contexts,
             ae_title=self.called_aet,
             max_pdu=_MAX_PDU_BYTES,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, _opened),
+                (evt.EVT_CONN_CLOSE, _closed),
+            ],
         )
 
     def _why_not(self, assoc: Any) -> str:
@@ -450,10 +456,41 @@ class _Run:
         return _result(file, "stored" if stored else "refused", _meaning(response), status)
 
 
-def _send_at_once(event: Any) -> None:
+class _DimseProvider(DIMSEServiceProvider):
+    """Gives up waiting for a response when the connection has closed.
+
+    pynetdicom waits until its time is up, also when the receiver has died.
+    """
+
+    def __init__(self, assoc: Any) -> None:
+        super().__init__(assoc)
+        self.is_closed = False
+
+    def get_msg(self, block: bool = False) -> Any:
+        if not block:
+            return super().get_msg(block=False)
+        deadline = time.monotonic() + _RESPONSE_SECONDS
+        while time.monotonic() < deadline:
+            # A response that came before the end is still in the queue after it.
+            was_closed = self.is_closed
+            try:
+                return self.msg_queue.get(timeout=0 if was_closed else _CLOSED_POLL_SECONDS)
+            except queue.Empty:
+                if was_closed:
+                    break
+        return None, None
+
+
+def _opened(event: Any) -> None:
+    event.assoc.dimse = _DimseProvider(event.assoc)
     # A C-STORE is a small PDU, then large ones. With Nagle's algorithm the large ones wait for the
     # small one's acknowledgement, which receivers delay by 40 ms.
     event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _closed(event: Any) -> None:
+    if isinstance(event.assoc.dimse, _DimseProvider):
+        event.assoc.dimse.is_closed = True
 
 
 def _result(
