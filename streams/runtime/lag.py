@@ -9,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from schemas import TOPICS
+from streams.runtime.offsets import end_offsets
 from streams.runtime.retry import ServiceFaultError
 
 
@@ -59,16 +60,16 @@ async def consumer_lag(
         await consumer.start()
         await admin.start()
         result = {}
-        for group, topics in groups.items():
-            partitions = [
-                TopicPartition(name, index)
-                for name in topics
-                for index in range(TOPICS[name].partitions)
-            ]
-            ends = await consumer.end_offsets(partitions)
-            offsets = await admin.list_consumer_group_offsets(group, partitions=partitions)
+        # Commits first: what arrives meanwhile is then counted, never overlooked.
+        committed = {
+            group: await admin.list_consumer_group_offsets(group, partitions=_partitions(topics))
+            for group, topics in groups.items()
+        }
+        every = {name for topics in groups.values() for name in topics}
+        ends = await end_offsets(consumer, _partitions(sorted(every)))
+        for group, offsets in committed.items():
             result[group] = lag_of(
-                {(tp.topic, tp.partition): end for tp, end in ends.items()},
+                {(tp.topic, tp.partition): ends[tp] for tp in _partitions(groups[group])},
                 {(tp.topic, tp.partition): meta.offset for tp, meta in offsets.items()},
             )
     except (KafkaError, OSError) as error:
@@ -78,3 +79,9 @@ async def consumer_lag(
     finally:
         await consumer.stop()
         await admin.close()
+
+
+def _partitions(topics: Sequence[str]) -> list[TopicPartition]:
+    return [
+        TopicPartition(name, index) for name in topics for index in range(TOPICS[name].partitions)
+    ]

@@ -20,7 +20,7 @@ from prometheus_client import (
 Kind = Literal["counter", "gauge", "histogram"]
 
 # A second series beside every counter and histogram, with the time of its start, is of no use here.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)

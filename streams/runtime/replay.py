@@ -10,6 +10,7 @@ from aiokafka.errors import KafkaError
 from schemas import TOPICS
 from streams.runtime.dead_letters import CUT, read_headers
 from streams.runtime.emitter import Emitter, Outgoing
+from streams.runtime.offsets import end_offsets
 from streams.runtime.retry import ServiceFaultError
 from streams.runtime.stage import Incoming
 
@@ -39,12 +40,9 @@ async def read_topics(bootstrap_servers: str, topics: Sequence[str]) -> AsyncIte
             for name in topics
             for index in range(TOPICS[name].partitions)
         ]
-        ends = await consumer.end_offsets(partitions)
+        ends = await end_offsets(consumer, partitions)
         begins = await consumer.beginning_offsets(partitions)
         todo = {tp for tp in partitions if begins[tp] < ends[tp]}
-        if not todo:
-            return
-        consumer.assign(list(todo))
         for partition in todo:
             consumer.seek(partition, begins[partition])
         while todo:
