@@ -37,6 +37,7 @@ from deploy.embedded.clickhouse.request import (
 )
 from deploy.embedded.clickhouse.server import JsonFormatter, main, parse_arguments
 from deploy.embedded.clickhouse.sessions import Sessions
+from deploy.embedded.clickhouse.waiting import within
 
 
 @pytest.mark.parametrize(
@@ -277,6 +278,31 @@ async def test_a_cancelled_call_is_stopped_and_waited_for() -> None:
     finally:
         stop.set()
         pool.close()
+
+
+async def test_a_cancellation_is_not_lost_beside_the_result() -> None:
+    undone: list[bool] = []
+    release = asyncio.Event()
+
+    async def work() -> bool:
+        return await release.wait()
+
+    task = asyncio.create_task(within(10, work(), lambda: undone.append(True)))
+    await asyncio.sleep(0)
+    release.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    # Now the work is done and its caller has not run yet.
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert undone == [True]
+
+
+async def test_waiting_ends() -> None:
+    with pytest.raises(asyncio.TimeoutError):
+        await within(0.01, asyncio.Event().wait())
+    assert await within(10, asyncio.sleep(0, "done")) == "done"
 
 
 CODINGS = sorted({"gzip", "deflate", "zstd", "lz4", codings.choose("br")} - {""})

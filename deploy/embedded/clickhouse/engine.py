@@ -95,7 +95,7 @@ class Inserter:
     def __init__(self, connection: Any, handle: Any) -> None:
         self._connection = connection
         self._handle = handle
-        self._done = False
+        self.ended = False
 
     def append(self, data: bytes) -> None:
         """Hand the engine the next bytes, in the format given when the insert was opened."""
@@ -104,7 +104,7 @@ class Inserter:
 
     def finish(self) -> Statistics:
         """Write the rows and return what was written, once it is on disk."""
-        self._done = True
+        self.ended = True
         with _engine_errors():
             result = self._connection.insert_done(self._handle)
         statistics = Statistics()
@@ -116,8 +116,8 @@ class Inserter:
 
     def cancel(self) -> None:
         """Give up; rows that were not written yet are dropped."""
-        if not self._done:
-            self._done = True
+        if not self.ended:
+            self.ended = True
             with _engine_errors():
                 self._connection.insert_cancel(self._handle)
 

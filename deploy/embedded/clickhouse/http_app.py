@@ -40,7 +40,7 @@ from deploy.embedded.clickhouse.uploads import (
 )
 
 PREFIX_BYTES = 1 << 20  # read before the statement is looked at; an INSERT's head must fit
-MAX_QUERY_BYTES = 64 << 20  # of a statement that is not an INSERT with data
+MAX_QUERY_BYTES = 16 << 20  # of a statement that is not an INSERT with data
 _METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS")
 _FALSE = ("0", "false")
 
@@ -206,7 +206,9 @@ class HttpApp:
         except ServerError as error:
             code, status = error.code, error.status
             return self._error(error, headers)
-        except (asyncio.CancelledError, ConnectionError):
+        except ConnectionError:
+            return web.Response(status=status, headers=headers)  # nobody is there to read it
+        except asyncio.CancelledError:
             raise
         except Exception:
             code, status = 1002, 500
@@ -238,7 +240,7 @@ class HttpApp:
                 job.session = self._sessions.acquire(
                     query.session_id, query.session_timeout_seconds, query.session_check
                 )
-                stack.callback(self._sessions.release, job.session, query.close_session)
+                stack.callback(self._release, job.session, job)
             await stack.enter_async_context(self._pool.slot())
             query.settings.setdefault("log_comment", f"{query.query_id} {job.started:.6f}")
             if job.session is None:
@@ -256,6 +258,8 @@ class HttpApp:
 
         The whole text is the query in the URL, a line break, and the body.
         """
+        if job.http.headers.get("Expect", "").lower() == "100-continue":
+            await job.http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if job.http.content_type == "multipart/form-data":
             fields, files = await read_form(job.http, self._options.body_timeout_seconds)
             job.query.add_form_fields(fields, list(files))
@@ -276,7 +280,8 @@ class HttpApp:
                 job.data += more
                 if len(job.data) > MAX_QUERY_BYTES:
                     raise ServerError(62, f"A query is longer than {MAX_QUERY_BYTES} bytes")
-            job.statement = analyse(job.data.decode("latin-1"))
+            text = job.data.decode("latin-1")
+            job.statement = await self._pool.call(lambda: analyse(text))
         if job.statement.denied:
             raise ServerError(
                 497,
@@ -332,7 +337,13 @@ class HttpApp:
             for name, value in session.baseline.items()
             if name in job.query.settings and name not in own
         }
-        await self._pool.call(lambda: session.connection.restore(overridden))
+        try:
+            await self._pool.call(lambda: session.connection.restore(overridden))
+        except ServerError:
+            job.query.close_session = True  # better no session than one with another's settings
+
+    def _release(self, session: Session, job: Job) -> None:
+        self._sessions.release(session, job.query.close_session)
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -344,7 +355,9 @@ class HttpApp:
             coding = codings.choose(job.http.headers.get("Accept-Encoding", ""))
         output = Output(output_format, query.revision, _block_method(query), coding)
 
-        def begin() -> tuple[Result, bytes | IO[bytes]]:
+        opened: list[Result] = []  # also when the client leaves while `begin` runs
+
+        def begin() -> bytes | IO[bytes]:
             self._prepare(job, connection)
             stream = whole = None
             if statement.kind == "SELECT" and formats.is_streamable(output_format):
@@ -355,31 +368,32 @@ class HttpApp:
                     job.data, query.default_format, query.params
                 )
             result = Result(output, whole if whole else None, stream)
-            try:
-                if query.wait_end_of_query:
-                    return result, result.read_to_file(self._engine.temporary_directory)
-                return result, result.read(BUFFER_BYTES)
-            except BaseException:
-                result.close()
-                raise
+            opened.append(result)
+            if query.wait_end_of_query:
+                return result.read_to_file(self._engine.temporary_directory)
+            return result.read(BUFFER_BYTES)
 
-        result, begun = await self._pool.call(begin, lambda: self._engine.kill(job.kill_tag))
         try:
+            begun = await self._pool.call(begin, lambda: self._engine.kill(job.kill_tag))
+            result = opened[0]
             job.headers["Content-Type"] = formats.content_type(output_format)
             job.headers["X-ClickHouse-Format"] = output_format
             job.headers["X-ClickHouse-Summary"] = self._summary(job)
             if coding:
                 job.headers["Content-Encoding"] = coding
                 job.headers["Vary"] = "Accept-Encoding"
-            if isinstance(begun, bytes):
-                if result.ended:
-                    return web.Response(body=begun, headers=job.headers)
-                return await self._send_stream(job, result, output, begun)
-            return await _send_file(job, begun)
-        finally:
             if not isinstance(begun, bytes):
-                begun.close()
-            await self._pool.call(result.close)
+                with begun:
+                    return await _send_file(job, begun)
+            if result.ended:
+                return web.Response(body=begun, headers=job.headers)
+            if job.http.method == "HEAD":
+                return web.Response(headers=job.headers)
+            return await self._send_stream(job, result, output, begun)
+        finally:
+            for result in opened:
+                if not result.ended:
+                    await self._pool.call(result.close)
 
     async def _send_stream(
         self, job: Job, result: Result, output: Output, begun: bytes
@@ -410,36 +424,33 @@ class HttpApp:
         head, data = insert.head.encode("latin-1"), job.data[insert.data_start :]
         job.data = b""
 
-        def begin() -> tuple[Inserter, Statistics | None]:
-            self._prepare(job, connection)
-            inserter = connection.insert(head, insert.input_format or _input_format(job.query))
-            try:
-                if data:
-                    inserter.append(data)
-                return inserter, inserter.finish() if job.ended else None
-            except BaseException:
-                inserter.cancel()
-                raise
+        opened: list[Inserter] = []
 
-        inserter, statistics = await self._pool.call(begin)
-        if statistics is None:
-            statistics = await self._insert_rest(job, inserter)
-        job.statistics = statistics
+        def begin() -> Statistics | None:
+            self._prepare(job, connection)
+            opened.append(connection.insert(head, insert.input_format or _input_format(job.query)))
+            if data:
+                opened[0].append(data)
+            return opened[0].finish() if job.ended else None
+
+        try:
+            statistics = await self._pool.call(begin)
+            job.statistics = statistics or await self._insert_rest(job, opened[0])
+        finally:
+            for inserter in opened:
+                if not inserter.ended:
+                    await self._pool.call(inserter.cancel)
         job.headers["Content-Type"] = formats.content_type(job.query.default_format)
         job.headers["X-ClickHouse-Format"] = job.query.default_format
         job.headers["X-ClickHouse-Summary"] = self._summary(job)
         return web.Response(headers=job.headers)
 
     async def _insert_rest(self, job: Job, inserter: Inserter) -> Statistics:
-        try:
-            while not job.ended and job.body is not None:
-                piece, job.ended = await job.body.read(PREFIX_BYTES)
-                if piece:
-                    await self._pool.call(lambda data=piece: inserter.append(data))  # type: ignore[misc]
-            return await self._pool.call(inserter.finish)
-        except BaseException:
-            await self._pool.call(inserter.cancel)
-            raise
+        while not job.ended and job.body is not None:
+            piece, job.ended = await job.body.read(PREFIX_BYTES)
+            if piece:
+                await self._pool.call(lambda data=piece: inserter.append(data))  # type: ignore[misc]
+        return await self._pool.call(inserter.finish)
 
     def _summary(self, job: Job) -> str:
         done = job.statistics

@@ -9,8 +9,11 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from deploy.embedded.clickhouse.errors import ServerError
+from deploy.embedded.clickhouse.waiting import within
 
 T = TypeVar("T")
+
+_CANCEL_SECONDS = 0.25
 
 
 class QueryPool:
@@ -43,8 +46,9 @@ class QueryPool:
         """
         if self._semaphore.locked():
             try:
-                await asyncio.wait_for(self._semaphore.acquire(), self._wait_seconds)
-            except (asyncio.TimeoutError, TimeoutError):
+                semaphore = self._semaphore
+                await within(self._wait_seconds, semaphore.acquire(), semaphore.release)
+            except asyncio.TimeoutError:
                 raise ServerError(
                     202,
                     f"Too many simultaneous queries: all {self.slots} connections were busy for "
@@ -75,8 +79,10 @@ class QueryPool:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            if cancel is not None and not future.done():
+            while cancel is not None and not future.done():
+                # Again and again: the first one may come before the engine has begun.
                 await asyncio.wait([loop.run_in_executor(self._threads, cancel)])
+                await asyncio.wait([future], timeout=_CANCEL_SECONDS)
             await asyncio.wait([future])
             if not future.cancelled():
                 future.exception()

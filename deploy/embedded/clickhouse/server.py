@@ -29,6 +29,7 @@ from deploy.embedded.clickhouse.request import Credentials
 from deploy.embedded.clickhouse.sessions import Sessions
 
 MAX_URL_BYTES = 1 << 20  # ClickHouse's http_max_uri_size
+KEEPALIVE_SECONDS = 600.0  # longer than clients keep idle connections: theirs to close
 EXIT_USAGE = 2
 EXIT_LOCKED = 3
 _EXPIRE_SECONDS = 5.0
@@ -220,7 +221,7 @@ async def serve(options: ServerOptions, engine: Engine) -> bool:
         access_log=None,
         max_line_size=MAX_URL_BYTES,
         max_field_size=MAX_URL_BYTES,
-        keepalive_timeout=30.0,
+        keepalive_timeout=KEEPALIVE_SECONDS,
     )
     runner = web.ServerRunner(server, handle_signals=False)
     await runner.setup()

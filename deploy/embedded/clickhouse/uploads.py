@@ -13,6 +13,7 @@ from deploy.embedded.clickhouse.block_compression import BlockDecoder
 from deploy.embedded.clickhouse.engine import Connection
 from deploy.embedded.clickhouse.errors import ServerError
 from deploy.embedded.clickhouse.sql import quote_name
+from deploy.embedded.clickhouse.waiting import within
 
 MAX_FORM_BYTES = 256 << 20  # of a multipart form with its external tables
 
@@ -41,8 +42,8 @@ class Body:
     async def _read(self) -> AsyncIterator[bytes]:
         while True:
             try:
-                raw = await asyncio.wait_for(self._content.readany(), self._timeout_seconds)
-            except (asyncio.TimeoutError, TimeoutError):
+                raw = await within(self._timeout_seconds, self._content.readany())
+            except asyncio.TimeoutError:
                 raise ServerError(
                     209, f"No data came for {self._timeout_seconds:g} s; the upload is dropped"
                 ) from None
@@ -87,7 +88,7 @@ async def read_form(
             if not isinstance(part, BodyPartReader) or not part.name:
                 raise ServerError(36, "Every part of the form needs a name")
             data = bytearray()
-            while chunk := await asyncio.wait_for(part.read_chunk(1 << 16), timeout_seconds):
+            while chunk := await within(timeout_seconds, part.read_chunk(1 << 16)):
                 data += chunk
                 left -= len(chunk)
                 if left < 0:
@@ -96,7 +97,7 @@ async def read_form(
                 files[part.name] = bytes(data)
             else:
                 fields[part.name] = data.decode("utf-8", "surrogateescape")
-    except (asyncio.TimeoutError, TimeoutError):
+    except asyncio.TimeoutError:
         raise ServerError(209, "No data came for too long; the upload is dropped") from None
     except (ValueError, RuntimeError) as error:
         raise ServerError(36, "The multipart form does not parse") from error
