@@ -1,0 +1,88 @@
+"""The ingest stage on real files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from schemas import FileReceived, UrlRequest
+from schemas.identity import event_id, file_id
+from streams.agents.ingest import ingest_stage
+from streams.runtime.retry import ServiceFaultError
+from streams.runtime.stage import Done, Rejected, Result
+from streams.storage.blobs import BlobStore
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobStore:
+    return BlobStore(str(tmp_path / "blobs"), fsync=False)
+
+
+def request(url: str, **given: object) -> UrlRequest:
+    return UrlRequest(
+        event_id=event_id(UrlRequest.TOPIC, url),
+        occurred_at=NOW,
+        trace_id="1" * 32,
+        tenant="clinic",
+        request_id="r-1",
+        dataset_id="local",
+        url=url,
+        **given,  # type: ignore[arg-type]
+    )
+
+
+async def ingest(blobs: BlobStore, root: Path, *requests: UrlRequest) -> list[Result]:
+    return list(await ingest_stage(blobs, [root]).process(requests))
+
+
+async def test_a_file_becomes_a_blob_and_an_event(blobs: BlobStore, root: Path) -> None:
+    (root / "a.png").write_bytes(b"bytes")
+    asked = request((root / "a.png").as_uri(), relpath="sub/a.png")
+    first, second = await ingest(blobs, root, asked, asked)
+    assert first == second, "the same request makes the same event again"
+    assert isinstance(first, Done)
+    (event,) = first.events
+    assert isinstance(event, FileReceived)
+    assert event.image_id == hashlib.sha256(b"bytes").hexdigest()
+    assert event.file_id == file_id("clinic", "local", "sub/a.png")
+    assert (event.received_at, event.trace_id, event.request_id) == (NOW, "1" * 32, "r-1")
+    assert blobs.read(event.blob) == b"bytes"
+
+
+async def test_what_cannot_be_fetched_says_why_and_its_mates_come(
+    blobs: BlobStore, root: Path, tmp_path: Path
+) -> None:
+    (root / "a.png").write_bytes(b"a")
+    (tmp_path / "secret").write_bytes(b"secret")
+    (root / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(root / "fifo")
+    undecodable = os.fsdecode(bytes(root) + b"/\xff.png")
+    Path(undecodable).write_bytes(b"b")
+    (root / "named").symlink_to(undecodable)
+    names = ("link", "fifo", "missing", "named", "a.png")
+    results = await ingest(blobs, root, *(request(f"{root.as_uri()}/{name}") for name in names))
+    reasons = [result.reason if isinstance(result, Rejected) else "" for result in results]
+    assert reasons == ["outside-roots", "not-a-file", "not-found", "bad-name", ""]
+    assert not blobs.exists(hashlib.sha256(b"secret").hexdigest())
+
+
+async def test_a_store_that_takes_nothing_is_waited_out(
+    blobs: BlobStore, root: Path, tmp_path: Path
+) -> None:
+    (root / "a.png").write_bytes(b"a")
+    (tmp_path / "blobs" / "incoming").rename(tmp_path / "away")
+    with pytest.raises(ServiceFaultError) as caught:
+        await ingest(blobs, root, request((root / "a.png").as_uri()))
+    assert caught.value.service == "blobs"
