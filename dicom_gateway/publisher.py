@@ -116,7 +116,7 @@ class Publisher:
                 return
 
     def stop(self, drain_seconds: float) -> None:
-        """Publish what is pending for at most so long, then end."""
+        """Publish what is pending for at most so long, unless the log is away; then end."""
         self._drain_until = time.monotonic() + drain_seconds
         self._stopping = True
         self.notify()
@@ -149,6 +149,9 @@ class Publisher:
             except Exception as error:  # noqa: BLE001 (a fault of ours must not end publishing)
                 _log.exception("publisher-fault")
                 self._note("away", error)
+            if self._stopping:
+                # Either all is published or the log is away; what is left is pending, and durable.
+                return
             if time.monotonic() - began > 2 * _LONGEST_PAUSE_SECONDS:
                 pause_seconds = _FIRST_PAUSE_SECONDS
             await self._pause(pause_seconds)
@@ -176,8 +179,6 @@ class Publisher:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and not self._stopping:
             await self._wait_for_news(left)
-        if self._stopping and not self._is_over():
-            await asyncio.sleep(_FIRST_PAUSE_SECONDS)
 
     async def _wait_for_news(self, seconds: float) -> None:
         try:

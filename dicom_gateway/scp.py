@@ -219,6 +219,10 @@ class StorageScp:
                 association_id=event.assoc.name,
                 seconds=round(time.monotonic() - began, 3),
             )
+        elif event.assoc.requestor.primitive is None:
+            # Closed before it asked for an association, as a port scan or a health probe does.
+            # pynetdicom would keep a place for it until its time is up; None is what that says.
+            event.assoc.dul.to_user_queue.put(None)
 
 
 class _Server(ThreadedAssociationServer):

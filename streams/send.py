@@ -457,9 +457,12 @@ class _Run:
 
 
 class _DimseProvider(DIMSEServiceProvider):
-    """Gives up waiting for a response when the connection has closed.
+    """Gives up waiting for a response when the connection has closed, and lets none be stolen.
 
-    pynetdicom waits until its time is up, also when the receiver has died.
+    pynetdicom waits until its time is up, also when the receiver has died. And its reactor, which
+    is meant to stand still while a request is under way, can run on for one more turn on a busy
+    machine: it then takes the response for a request of the peer and drops it. We serve no
+    requests, so the reactor gets nothing.
     """
 
     def __init__(self, assoc: Any) -> None:
@@ -468,7 +471,7 @@ class _DimseProvider(DIMSEServiceProvider):
 
     def get_msg(self, block: bool = False) -> Any:
         if not block:
-            return super().get_msg(block=False)
+            return None, None
         deadline = time.monotonic() + _RESPONSE_SECONDS
         while time.monotonic() < deadline:
             # A response that came before the end is still in the queue after it.

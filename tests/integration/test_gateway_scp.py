@@ -254,7 +254,8 @@ def test_a_dataset_beyond_memory_goes_over_a_file_and_beyond_the_limit_is_refuse
         assert (
             BlobStore(limits.blobs).read(event.blob) == file_prefix(CT, "1.2.3.4", EXPLICIT) + big
         )
-        assert scu.store(dataset_bytes(instance="1.5", tail=bytes(2 << 20)), instance="1.5").Status
+        too_long = dataset_bytes(instance="1.5", tail=bytes(2 << 20))
+        assert scu.store(too_long, instance="1.5").Status == 0xA701
         assert scu.store(dataset_bytes(instance="1.6"), instance="1.6").Status == 0x0000
         assert list((tmp_path / "gateway" / "spool").iterdir()) == []
 
@@ -304,6 +305,15 @@ def test_associations_are_limited(tmp_path: Path) -> None:
             third = entity.associate("127.0.0.1", gateway.port, [build_context(CT)])
             assert third.is_rejected
         until(lambda: not gateway.scp._entity.active_associations, "both have ended")
+        with Scu(gateway.port) as scu:
+            assert scu.store(dataset_bytes()).Status == 0x0000
+
+
+def test_connections_that_ask_for_nothing_take_no_place(tmp_path: Path) -> None:
+    with Gateway(settings(tmp_path, dicom_max_associations=2)) as gateway:
+        for _ in range(10):
+            socket.create_connection(("127.0.0.1", gateway.port), 10).close()
+        until(lambda: not gateway.scp._entity.active_associations, "they are gone", 10)
         with Scu(gateway.port) as scu:
             assert scu.store(dataset_bytes()).Status == 0x0000
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
-from pydicom.data import get_testdata_files
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence
@@ -79,8 +79,7 @@ def test_reads_uids_behind_sequences(syntax: str, undefined: bool) -> None:
 
 def test_agrees_with_pydicom_on_its_own_files() -> None:
     compared = 0
-    for name in get_testdata_files("*.dcm"):
-        path = Path(name)
+    for path in Path(str(get_testdata_file("CT_small.dcm"))).parent.glob("*.dcm"):
         if path.read_bytes()[128:132] != b"DICM":
             continue
         try:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def spooled(folder: Path, memory_bytes: int = 10, max_bytes: int = 100) -> Spool
 
 @given(pieces=st.lists(st.binary(max_size=20), max_size=6))
 def test_gives_back_what_was_written_from_memory_or_file(pieces: list[bytes]) -> None:
-    dataset = spooled(Path("/tmp"), max_bytes=1000)
+    dataset = spooled(Path(tempfile.gettempdir()), max_bytes=1000)
     for piece in pieces:
         assert dataset.write(piece) == len(piece)
     whole = b"".join(pieces)
