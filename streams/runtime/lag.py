@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    KafkaError,
+)
+from aiokafka.structs import OffsetAndMetadata
 
 from schemas import TOPICS
 from streams.runtime.offsets import end_offsets
 from streams.runtime.retry import ServiceFaultError
+
+_COORDINATOR_ATTEMPTS = 50
+_COORDINATOR_WAIT_SECONDS = 0.2
 
 
 def lag_of(
@@ -62,7 +72,7 @@ async def consumer_lag(
         result = {}
         # Commits first: what arrives meanwhile is then counted, never overlooked.
         committed = {
-            group: await admin.list_consumer_group_offsets(group, partitions=_partitions(topics))
+            group: await _committed(admin, group, _partitions(topics))
             for group, topics in groups.items()
         }
         every = {name for topics in groups.values() for name in topics}
@@ -79,6 +89,17 @@ async def consumer_lag(
     finally:
         await consumer.stop()
         await admin.close()
+
+
+async def _committed(
+    admin: AIOKafkaAdminClient, group: str, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, OffsetAndMetadata]:
+    for _ in range(_COORDINATOR_ATTEMPTS):
+        # A new Apache Kafka makes its topic of offsets when it is first asked for one.
+        with contextlib.suppress(GroupCoordinatorNotAvailableError, GroupLoadInProgressError):
+            return dict(await admin.list_consumer_group_offsets(group, partitions=partitions))
+        await asyncio.sleep(_COORDINATOR_WAIT_SECONDS)
+    return dict(await admin.list_consumer_group_offsets(group, partitions=partitions))
 
 
 def _partitions(topics: Sequence[str]) -> list[TopicPartition]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -9,6 +10,9 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from schemas import TOPICS, Topic
 from streams.runtime.retry import ServiceFaultError
+
+_VISIBLE_ATTEMPTS = 100
+_VISIBLE_WAIT_SECONDS = 0.1
 
 
 class TopicMismatchError(RuntimeError):
@@ -72,17 +76,7 @@ async def ensure_topics(
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=15_000)
     try:
         await admin.start()
-        # Brokers answer for unknown topics with an error entry, and some make them: so list first.
-        names = [name for name in await admin.list_topics() if name in TOPICS]
-        described = await admin.describe_topics(names) if names else []
-        found = {entry["topic"]: len(entry["partitions"]) for entry in described}
-        missing, wrong = missing_and_wrong(TOPICS, found)
-        if wrong:
-            msg = (
-                f"{'; '.join(wrong)}. A key would change its partition: make a new cluster, or "
-                "recreate the topics with `kafka-topics.sh` after draining them."
-            )
-            raise TopicMismatchError(msg)
+        missing = _missing(await _partition_counts(admin))
         if missing and create:
             response = await admin.create_topics(
                 [
@@ -102,6 +96,15 @@ async def ensure_topics(
                 error = for_code(code)
                 if code and error is not TopicAlreadyExistsError:
                     raise ServiceFaultError("kafka", f"cannot make topic {name}: {error.__name__}")
+            # Brokers tell each other of new topics after they have answered; and what another
+            # process made meanwhile has to be right as well.
+            for _ in range(_VISIBLE_ATTEMPTS):
+                if not _missing(await _partition_counts(admin)):
+                    break
+                await asyncio.sleep(_VISIBLE_WAIT_SECONDS)
+            else:
+                names = ", ".join(topic.name for topic in missing)
+                raise ServiceFaultError("kafka", f"topics were made but do not appear: {names}")
     except (KafkaError, OSError) as error:
         msg = f"{bootstrap_servers}: {type(error).__name__}: {error}"
         raise ServiceFaultError("kafka", msg) from error
@@ -109,3 +112,21 @@ async def ensure_topics(
         return missing
     finally:
         await admin.close()
+
+
+async def _partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
+    # Brokers answer for unknown topics with an error entry, and some make them: so list first.
+    names = [name for name in await admin.list_topics() if name in TOPICS]
+    described = await admin.describe_topics(names) if names else []
+    return {entry["topic"]: len(entry["partitions"]) for entry in described}
+
+
+def _missing(partitions: Mapping[str, int]) -> list[Topic]:
+    missing, wrong = missing_and_wrong(TOPICS, partitions)
+    if wrong:
+        msg = (
+            f"{'; '.join(wrong)}. A key would change its partition: make a new cluster, or "
+            "recreate the topics with `kafka-topics.sh` after draining them."
+        )
+        raise TopicMismatchError(msg)
+    return missing
