@@ -8,10 +8,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,7 @@ class Broker:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self.by_partition: dict[int, list[str]] = {}
 
     @property
     def address(self) -> str:
@@ -131,6 +134,7 @@ class Broker:
                 consumer.assign(partitions)
                 await consumer.seek_to_beginning(*partitions)
                 got: list[FileReceived] = []
+                self.by_partition.clear()
                 deadline = time.monotonic() + seconds
                 while len({event.event_id for event in got}) < count:
                     assert time.monotonic() < deadline, f"{len(got)} of {count} events"
@@ -139,6 +143,8 @@ class Broker:
                             event = decode(message.value, FileReceived)
                             assert message.key == event.image_id.encode()
                             got.append(event)
+                            names = self.by_partition.setdefault(message.partition, [])
+                            names.append(event.event_id)
                 return got
             finally:
                 await consumer.stop()
@@ -304,6 +310,18 @@ def push(gateway: Gateway, paths: Sequence[Path], associations: int = 1) -> None
     assert report.count("stored") == len(paths), report.reasons
 
 
+def assert_in_order_of_arrival(broker: Broker, folder: Path) -> None:
+    with sqlite3.connect(folder / "gateway" / "outbox.sqlite3") as ledger:
+        rows = ledger.execute("SELECT event_id FROM ledger ORDER BY seq").fetchall()
+    ledger.close()
+    place = {str(uuid.UUID(bytes=name)): i for i, (name,) in enumerate(rows)}
+    assert len(broker.by_partition) > 1
+    for names in broker.by_partition.values():
+        # An event that was sent again counts where it stands last.
+        last = list(dict.fromkeys(reversed(names)))[::-1]
+        assert [place[name] for name in last] == sorted(place[name] for name in last)
+
+
 def test_everything_stored_is_published_in_order(
     broker: Broker, tmp_path: Path, files: Callable[[int], list[Path]]
 ) -> None:
@@ -316,6 +334,7 @@ def test_everything_stored_is_published_in_order(
     events = broker.events(120)
     assert len(events) == 120
     assert {event.image_id for event in events} == set(digests(paths))
+    assert_in_order_of_arrival(broker, tmp_path)
 
 
 def test_a_broker_that_comes_late_finds_everything(
@@ -359,6 +378,7 @@ def test_a_broker_that_is_away_during_a_push_fails_no_store_and_loses_nothing(
         broker.start() if broker.is_durable else broker.resume()
         until(lambda: gateway.outbox.counts().pending == 0, "the outbox is drained", 120)
     assert {event.image_id for event in broker.events(200)} == set(digests(paths))
+    assert_in_order_of_arrival(broker, tmp_path)
 
 
 def test_a_missing_topic_is_waited_for_and_not_made(
