@@ -87,7 +87,9 @@ class Trial:
         self.model = Model()
         port = EmbedderPort(self.model, self.clock)  # type: ignore[arg-type]
         self.port = port
-        self.stage: Stage[FileSniffed] = analyze_stage(self.blobs, pool, port, self.clock)
+        self.stage: Stage[FileSniffed] = analyze_stage(
+            self.blobs, self.blobs, pool, port, self.clock
+        )
         self._sniff = sniff_stage(self.blobs, KEY, self.clock)
 
     def clock(self) -> datetime:
