@@ -2,10 +2,9 @@
 
 Its memory grows with what is produced (retention is not implemented for memory storage, and a
 DeleteRecords request closes the connection); deleting a topic or restarting the broker frees it.
-Therefore the service is recycled above a limit when the stack has nothing in flight: the outbox
-publishes again whatever has no row yet. Producers should compress (gzip needs no extra package): it
-keeps batches as they were sent. They cannot be idempotent with aiokafka, whose version of the
-InitProducerId request it refuses.
+Therefore the service is recycled above a limit when the stack has nothing in flight, and above
+eight times the limit in any case: the outbox publishes again whatever has no row yet. Its clients
+cannot be idempotent with aiokafka, whose version of the InitProducerId request it refuses.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from deploy.embedded.ports import LOOPBACK
 from deploy.embedded.probes import kafka_ready
 from deploy.embedded.service import Action, Gate, ServiceSpec
 
-DEFAULT_RECYCLE_BYTES = 1 << 30
+DEFAULT_RECYCLE_BYTES = 256 << 20
 
 
 def find_tansu() -> str:

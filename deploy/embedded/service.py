@@ -104,7 +104,8 @@ class ServiceSpec:
     restart_dependents : tuple of str
         Services to restart with it, since what they know is gone with it.
     recycle_above_rss_bytes : int, optional
-        Resident memory above which it is restarted as soon as `recycle_when` returns true.
+        Resident memory above which it is restarted as soon as `recycle_when` returns true; above
+        eight times as much it is restarted in any case.
     recycle_when : callable, optional
         Whether a restart would harm nobody now; without one it is never recycled.
     stop_signal, stop_grace_seconds : signal, float

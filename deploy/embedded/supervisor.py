@@ -27,6 +27,9 @@ from deploy.embedded.watchdog import Watchdog
 OnStatus = Callable[["list[ServiceStatus]"], None]
 
 
+_FORCED_RECYCLE_FACTOR = 8
+
+
 class Supervisor:
     """Starts services in the order of their dependencies and keeps them running.
 
@@ -198,8 +201,9 @@ class Supervisor:
         try:
             harmless = await gate()
         except Exception:  # noqa: BLE001 - not known to be harmless
-            return
-        if harmless:
+            harmless = False
+        # A machine out of memory harms more than a restart does, whatever is in flight.
+        if harmless or runner.usage.rss_bytes > _FORCED_RECYCLE_FACTOR * limit:
             megabytes = runner.usage.rss_bytes >> 20
             runner.ask_restart(f"recycled at {megabytes} MiB (limit {limit >> 20} MiB)")
 

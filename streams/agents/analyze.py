@@ -45,7 +45,9 @@ class Analyzer:
     Parameters
     ----------
     blobs : BlobStore
-        Where the bytes are, and where thumbnails go.
+        Where the bytes are.
+    thumbnails : BlobStore
+        Where thumbnails go; it need not be fsynced, since a replay makes a lost one again.
     pool : IsolatedPool
         Runs ``render_job``.
     embedder : EmbedderPort
@@ -55,9 +57,15 @@ class Analyzer:
     """
 
     def __init__(
-        self, blobs: BlobStore, pool: IsolatedPool, embedder: EmbedderPort, clock: Clock
+        self,
+        blobs: BlobStore,
+        thumbnails: BlobStore,
+        pool: IsolatedPool,
+        embedder: EmbedderPort,
+        clock: Clock,
     ) -> None:
         self._blobs = blobs
+        self._thumbnails = thumbnails
         self._pool = pool
         self._embedder = embedder
         self._clock = clock
@@ -131,7 +139,7 @@ class Analyzer:
     def _keep_thumbnails(self, rendered: Sequence[Rendered]) -> list[BlobRef]:
         try:
             return [
-                self._blobs.put(answer.thumbnail, media_type=THUMBNAIL_MEDIA_TYPE)
+                self._thumbnails.put(answer.thumbnail, media_type=THUMBNAIL_MEDIA_TYPE)
                 for answer in rendered
             ]
         except BlobError as error:
@@ -207,8 +215,12 @@ def _pixel_facts(answer: Rendered) -> PixelFacts:
 
 
 def analyze_stage(
-    blobs: BlobStore, pool: IsolatedPool, embedder: EmbedderPort, clock: Clock
+    blobs: BlobStore,
+    thumbnails: BlobStore,
+    pool: IsolatedPool,
+    embedder: EmbedderPort,
+    clock: Clock,
 ) -> Stage[FileSniffed]:
     """Analyze every file that was sniffed."""
-    analyzer = Analyzer(blobs, pool, embedder, clock)
+    analyzer = Analyzer(blobs, thumbnails, pool, embedder, clock)
     return Stage(ANALYZE, (FileSniffed.TOPIC,), decode_event, analyzer.process)  # type: ignore[arg-type]

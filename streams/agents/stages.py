@@ -69,7 +69,8 @@ def _analyze(context: Context) -> Stage[Any]:
     context.closers.append(pool.close)
     embedder = Embedder(settings.triton_url, model=settings.embedder_model)
     port = EmbedderPort(embedder, context.clock)
-    return analyze.analyze_stage(context.blobs, pool, port, context.clock)
+    thumbnails = BlobStore(settings.blobs, fsync=False)
+    return analyze.analyze_stage(context.blobs, thumbnails, pool, port, context.clock)
 
 
 FACTORIES: dict[str, Callable[[Context], Stage[Any]]] = {

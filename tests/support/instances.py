@@ -12,7 +12,7 @@ _PLACE = "1.2.826.0.1.3680043.10.1445.999999999999"
 
 
 def make_instances(folder: Path, count: int, template: Path, *, series: int = 10) -> list[Path]:
-    """Write instances that differ in their SOP and Series Instance UIDs.
+    """Write instances that differ in their SOP and Series Instance UIDs, and from folder to folder.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def make_instances(folder: Path, count: int, template: Path, *, series: int = 10
     paths = []
     for index in range(count):
         path = folder / f"{index:06d}.dcm"
-        uid = _uid(f"{template.name} {index}")
+        uid = _uid(f"{folder.name} {template.name} {index}")
         path.write_bytes(templates[index % series].replace(_PLACE.encode(), uid.encode()))
         paths.append(path)
     return paths
