@@ -22,6 +22,7 @@ from aiokafka.structs import TopicPartition
 
 from dicom_gateway.outbox import Acknowledged, LogPosition, Record
 from schemas import DecodeError, FileReceived, Topic, decode
+from schemas.topics import partition_of
 
 _log = structlog.get_logger("dicom_gateway")
 
@@ -237,6 +238,7 @@ async def _start(bootstrap_servers: str, *, idempotent: bool) -> Any:
         bootstrap_servers=bootstrap_servers,
         client_id="biodatamine-gateway",
         acks="all",
+        partitioner=partition_of,
         enable_idempotence=idempotent,
         request_timeout_ms=int(REQUEST_TIMEOUT_SECONDS * 1000),
         retry_backoff_ms=200,

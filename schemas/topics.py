@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas import events
@@ -96,6 +98,23 @@ def topic_of(event: Event | type[Event]) -> Topic:
 def key_of(event: Event) -> bytes:
     """Return the message key of an event, UTF-8."""
     return str(getattr(event, topic_of(event).key)).encode()
+
+
+def partition_of(key: bytes, all_partitions: Sequence[int], available: Sequence[int]) -> int:
+    """Choose the partition of a key: CRC-32 modulo the count, as librdkafka does by default.
+
+    Every producer of ours uses it, since one key must always go to one partition. Kafka's own
+    murmur2 would do as well, but in Python it costs a quarter of a millisecond for an image id.
+
+    Parameters
+    ----------
+    key : bytes
+        Message key.
+    all_partitions, available : sequence of int
+        Partitions of the topic, and those with a leader now; a key waits for its own.
+    """
+    del available
+    return all_partitions[zlib.crc32(key) % len(all_partitions)]
 
 
 def is_dead_letter_topic(name: str) -> bool:

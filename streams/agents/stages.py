@@ -69,7 +69,8 @@ def _analyze(context: Context) -> Stage[Any]:
     context.closers.append(pool.close)
     embedder = Embedder(settings.triton_url, model=settings.embedder_model)
     port = EmbedderPort(embedder, context.clock)
-    thumbnails = BlobStore(settings.blobs, fsync=False)
+    # A place of their own: a received file with the bytes of a thumbnail must still be fsynced.
+    thumbnails = BlobStore(f"{settings.blobs.rstrip('/')}/thumbnails", fsync=False)
     return analyze.analyze_stage(context.blobs, thumbnails, pool, port, context.clock)
 
 

@@ -127,13 +127,14 @@ def stack_options(
     models = render(data_dir.absolute() / "triton" / "models", spec)
     # A worker of this machine may be killed at any time: its partitions should be free soon.
     worker_env = {
+        **_keep_memory(largest_mib=4, spare_mib=64),
         "BIODATAMINE_SESSION_TIMEOUT_SECONDS": "6",
         "BIODATAMINE_INGEST_ROOTS": json.dumps([str(root.absolute()) for root in ingest_roots]),
     }
     return StackOptions(
         data_dir=data_dir,
         model_repository=models.path,
-        triton_env=models.environment,
+        triton_env={**models.environment, **_keep_memory(largest_mib=64, spare_mib=256)},
         applications=(
             Application(name="worker", argv=python_module("streams.cli", "worker"), env=worker_env),
             Application(name="gateway", argv=python_module("streams.cli", "gateway", "serve")),
@@ -142,6 +143,25 @@ def stack_options(
         broker_idle=_nothing_in_flight,
         **given,
     )
+
+
+def _keep_memory(*, largest_mib: int, spare_mib: int) -> dict[str, str]:
+    """Have glibc keep freed memory for the next image.
+
+    By default each array of an image or a network's layer is mapped, zeroed page by page and
+    unmapped again: 3,000 page faults and 4 ms of CPU an image in the embedder alone.
+
+    Parameters
+    ----------
+    largest_mib : int
+        Largest block that comes from the kept memory.
+    spare_mib : int
+        How much may be kept.
+    """
+    return {
+        "MALLOC_MMAP_THRESHOLD_": str(largest_mib << 20),
+        "MALLOC_TRIM_THRESHOLD_": str(spare_mib << 20),
+    }
 
 
 async def _make_topics(addresses: Addresses) -> None:

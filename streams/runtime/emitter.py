@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from schemas import Event, encode, key_of
+from schemas.topics import partition_of
 from streams.runtime.retry import ServiceFaultError
 
 _SEND_TIMEOUT_SECONDS = 60.0
@@ -102,6 +103,7 @@ class Emitter:
                 producer = AIOKafkaProducer(
                     bootstrap_servers=self._bootstrap_servers,
                     acks="all",
+                    partitioner=partition_of,
                     enable_idempotence=self._idempotent,
                     linger_ms=5,
                     request_timeout_ms=20_000,

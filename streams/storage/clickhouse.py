@@ -108,6 +108,7 @@ class ClickHouse:
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._client: Client | None = None
+        self._types: dict[tuple[str, ...], Sequence[Any]] = {}
 
     def create_database(self, *, cluster: str = "") -> None:
         """Make the database of the URL if it is not there."""
@@ -163,13 +164,23 @@ class ClickHouse:
             return
         names = list(rows[0])
         values = [[row[name] for name in names] for row in rows]
-        with _faults(self.address):
-            client = self._get()
-            # Asks for the table's columns: what goes wrong here is no fault of the values.
-            context = client.create_insert_context(table, names)
-        with _faults(self.address, values=True):
-            context.data = values
-            client.insert(context=context)
+        try:
+            with _faults(self.address):
+                client = self._get()
+                types = self._column_types(client, table, names)
+            with _faults(self.address, values=True):
+                client.insert(table, values, column_names=names, column_types=types)
+        except StorageUnavailableError:
+            # The table may have changed; its columns are asked for again.
+            self._types.clear()
+            raise
+
+    def _column_types(self, client: Client, table: str, names: Sequence[str]) -> Sequence[Any]:
+        # Asked once for each table: the driver would ask before every insert.
+        key = (table, *names)
+        if key not in self._types:
+            self._types[key] = client.create_insert_context(table, names).column_types
+        return self._types[key]
 
     def ping(self) -> None:
         """Raise StorageUnavailableError unless the server answers."""

@@ -8,6 +8,7 @@ database and temporary tables, so every request gets a fresh one.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -195,6 +196,9 @@ class Connection:
         self._raw.close()
 
 
+_DATABASE_UUID = re.compile(r"UUID '([0-9a-f-]{36})'")
+
+
 class Engine:
     """The process's chDB engine on one data directory.
 
@@ -219,6 +223,7 @@ class Engine:
         # Signals are the server's: chDB must not install handlers over asyncio's.
         _chdb.set_signal_handlers_enabled(0)  # type: ignore[attr-defined]
         self._connect: Callable[[str], Any] = _chdb.connect  # type: ignore[attr-defined]
+        _forget_empty_default(directory / _DATABASE_DIRECTORY)
         with _engine_errors():
             self._root = Connection(
                 self._connect(f"{_DATABASE_DIRECTORY}?config-file={engine_config.SERVER_FILE}")
@@ -260,6 +265,23 @@ class Engine:
     def close(self) -> None:
         """Shut the engine down; every other connection must be closed before."""
         self._root.close()
+
+
+def _forget_empty_default(root: Path) -> None:
+    """Remove the record of a database `default` that holds no table, so that it is made anew.
+
+    chDB opens `default` before we do, and an Atomic database without tables leaves nothing on disk
+    but its record: attaching it again then fails ("Cannot find UUID mapping").
+    """
+    record = root / "metadata" / "default.sql"
+    if not record.is_file():
+        return
+    match = _DATABASE_UUID.search(record.read_text(encoding="utf-8"))
+    if match is None:
+        return
+    uuid = match[1]
+    if not any((root / "store" / uuid[:3] / uuid).glob("*.sql")):
+        record.unlink()
 
 
 def _view(result: Any) -> memoryview:
