@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from typing import Literal
 
 from deploy.embedded.errors import ServiceFailedError, StackError
 from deploy.embedded.logs import ChildLog
 from deploy.embedded.process import ChildProcess, describe_exit
-from deploy.embedded.service import RestartBudget, ServiceSpec, ServiceState, ServiceStatus
+from deploy.embedded.service import (
+    Liveness,
+    RestartBudget,
+    ServiceSpec,
+    ServiceState,
+    ServiceStatus,
+)
 from deploy.embedded.usage import Usage
+from deploy.embedded.waiting import within
 from deploy.embedded.watchdog import Watchdog
 
 _FIRST_POLL_SECONDS = 0.05
@@ -183,12 +191,48 @@ class ServiceRunner:
             self._last_error = ""
             self._become(ServiceState.READY)
             self.ready.set()
-            await asyncio.wait({died, asked}, return_when=asyncio.FIRST_COMPLETED)
-            return None if asked.done() else describe_exit(died.result())
+            return await self._until_dead(process.pid, died, asked)
         finally:
             for task in (died, asked, getting_ready):
                 task.cancel()
             await asyncio.gather(died, asked, getting_ready, return_exceptions=True)
+
+    async def _until_dead(
+        self, pid: int, died: asyncio.Task[int], asked: asyncio.Task[Literal[True]]
+    ) -> str | None:
+        """Wait for the end of a ready service; returns as `_live` does."""
+        failing = asyncio.ensure_future(self._watch(pid, self.spec.liveness))
+        try:
+            await asyncio.wait({died, asked, failing}, return_when=asyncio.FIRST_COMPLETED)
+            if asked.done():
+                return None
+            if died.done():
+                return describe_exit(died.result())
+            # It is killed, not asked to stop: what is broken does not finish its work, and while
+            # it tried, its clients would take "shutting down" for an answer.
+            self.log.note(f"{_now().isoformat(timespec='seconds')} killing: {failing.result()}")
+            return failing.result()
+        finally:
+            failing.cancel()
+            await asyncio.gather(failing, return_exceptions=True)
+
+    async def _watch(self, pid: int, liveness: Liveness | None) -> str:
+        """Ask whether it works until it has not too often in a row; returns the last fault."""
+        while liveness is None:
+            await asyncio.Event().wait()  # nothing but its end is a fault
+        faults = 0
+        while True:
+            try:
+                fault = await within(liveness.timeout_seconds, liveness.check(pid))
+            except asyncio.TimeoutError:
+                fault = f"did not say whether it works within {liveness.timeout_seconds:.0f} s"
+            except Exception as error:  # noqa: BLE001 - a check that fails does not say "works"
+                fault = f"could not be checked: {type(error).__name__}: {error}"
+            faults = 0 if fault is None else faults + 1
+            if fault is not None and faults >= liveness.max_faults:
+                return fault
+            self._last_error = fault or ""
+            await asyncio.sleep(liveness.interval_seconds)
 
     def _spawn(self) -> ChildProcess:
         # Nothing is awaited between start and assignment: a cancelled stack knows its child.

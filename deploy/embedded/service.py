@@ -15,7 +15,29 @@ from deploy.embedded.errors import StackError
 Action = Callable[[], Awaitable[None]]
 ReadyCheck = Callable[[], Awaitable["str | None"]]
 """Returns None when the service is ready, else why it is not."""
+LiveCheck = Callable[[int], Awaitable["str | None"]]
+"""Given the process id, returns None while the service works, else what is wrong with it."""
 Gate = Callable[[], Awaitable[bool]]
+
+
+@dataclass(frozen=True)
+class Liveness:
+    """How a service that runs is known to work.
+
+    Parameters
+    ----------
+    check : callable
+        Asked as soon as the service is ready, and then in each interval.
+    interval_seconds, timeout_seconds : float
+        Between two questions, and how long one may take; a late or failing check is a fault too.
+    max_faults : int
+        Faults in a row at which the service counts as dead.
+    """
+
+    check: LiveCheck
+    interval_seconds: float = 2.0
+    timeout_seconds: float = 5.0
+    max_faults: int = 3
 
 
 @dataclass(frozen=True)
@@ -99,6 +121,8 @@ class ServiceSpec:
         Asked until it returns None; without one, running is being ready.
     ready_timeout_seconds : float
         A start that takes longer counts as a death; it includes `after_ready`.
+    liveness : Liveness, optional
+        Asked while it is ready; without one, running is being alive.
     restart : RestartPolicy
         How often it may die.
     restart_dependents : tuple of str
@@ -122,6 +146,7 @@ class ServiceSpec:
     ready: ReadyCheck | None = None
     after_ready: Action | None = None
     ready_timeout_seconds: float = 60.0
+    liveness: Liveness | None = None
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     restart_dependents: tuple[str, ...] = ()
     recycle_above_rss_bytes: int | None = None

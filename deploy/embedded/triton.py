@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from deploy.embedded.children import ChildrenCheck
 from deploy.embedded.environment import PROJECT_ROOT, child_environment, join_paths
 from deploy.embedded.errors import MissingSoftwareError
 from deploy.embedded.ports import LOOPBACK
 from deploy.embedded.probes import http_ready
-from deploy.embedded.service import Action, ServiceSpec
+from deploy.embedded.service import Action, Liveness, ServiceSpec
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the python backend makes its regions
 _STUB = "triton_python_backend_stub"
@@ -229,6 +230,8 @@ def triton_spec(
         ready=http_ready(f"http://{LOOPBACK}:{http_port}/v2/health/ready"),
         after_ready=after_ready,
         ready_timeout_seconds=300.0,
+        # It goes on saying READY of a model whose stub has died, and never starts the stub again.
+        liveness=Liveness(ChildrenCheck(_STUB), max_faults=2),
         # It asks its models to finish before it leaves.
         stop_grace_seconds=15.0,
     )

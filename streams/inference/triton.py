@@ -232,7 +232,10 @@ class Embedder:
             await self._raise_if_absent()
         if "is not healthy" in message:
             # Triton goes on saying READY and never starts the process again (server 2.51).
-            message += " Its python backend process died: restart tritonserver."
+            message += (
+                " Its python backend process died: `biodatamine up` restarts Triton by itself;"
+                " elsewhere restart tritonserver."
+            )
         raise ServiceUnavailable(f"{self.url}: {code.lower() or 'error'}: {message}") from error
 
     async def _raise_if_absent(self) -> None:

@@ -20,6 +20,7 @@ import tritonclient.grpc.aio as triton_grpc
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from tritonclient.grpc import InferInput
+from tritonclient.utils import InferenceServerException
 
 from deploy.embedded.kafka_cluster import KafkaCluster
 from deploy.embedded.service import ServiceStatus
@@ -286,6 +287,28 @@ async def test_triton_serves_models_over_grpc_and_returns_after_a_kill(tmp_path:
         assert len(list(regions.glob(f"{prefix}*"))) <= len(used)
         np.testing.assert_array_equal(await infer(url), expected)
     assert list(regions.glob(f"{prefix}*")) == []
+
+
+async def test_triton_is_restarted_when_a_stub_of_its_python_backend_dies(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    make_model(repository, "identity", IDENTITY)
+    make_model(repository, "broken", BROKEN)
+    async with running(tmp_path / "data", "triton", model_repository=repository) as stack:
+        url = stack.addresses.triton_grpc
+        pid = stack.statuses["triton"].pid
+        assert url is not None
+        assert pid is not None
+        expected = await infer(url)
+        # The model that did not load has none.
+        (stub,) = psutil.Process(pid).children()
+        stub.kill()
+        with pytest.raises(InferenceServerException, match="is not healthy"):
+            await infer(url)
+        await until(lambda: stack.back("triton", pid), "Triton's return", 120)
+        np.testing.assert_array_equal(await infer(url), expected)
+        assert stack.statuses["triton"].restarts == 1
+        log = (tmp_path / "data" / "logs" / "triton.log").read_text()
+        assert "killing: has 0 of its 1 triton_python_backend_stub processes left" in log
 
 
 def alive(process: psutil.Process) -> bool:
