@@ -6,6 +6,8 @@ import logging
 import threading
 import warnings as python_warnings
 import zlib
+from collections.abc import Iterator
+from itertools import islice
 from typing import BinaryIO
 
 import numpy as np
@@ -32,6 +34,7 @@ _DECODER_BY_FORMAT: dict[str, str] = {
 FORMATS: tuple[str, ...] = tuple(_DECODER_BY_FORMAT)
 
 _DEFAULT_LIMITS = Limits()
+_MAX_CAUSES = 100
 _quiet = threading.Event()
 
 
@@ -110,10 +113,12 @@ def _dispatch(
     raise DecodeError("unsupported-format", f"pixels are decoded from {', '.join(FORMATS)}")
 
 
-# The first that fits is taken: subclasses stand before their bases.
-_REASONS: tuple[tuple[type[Exception], ReasonCode, str], ...] = (
+_EXHAUSTED: tuple[tuple[type[Exception], ReasonCode, str], ...] = (
     (MemoryError, "out-of-memory", "the decoder ran out of memory"),
     (RecursionError, "too-deep", "the header is nested too deeply"),
+)
+# The first that fits is taken: subclasses stand before their bases.
+_REASONS: tuple[tuple[type[Exception], ReasonCode, str], ...] = (
     (Image.DecompressionBombError, "too-many-pixels", "it is larger than Pillow's own limit"),
     (EOFError, "truncated", "the file ends early"),
     (UnidentifiedImageError, "corrupt", "the header is not of the format it was named as"),
@@ -124,6 +129,12 @@ _REASONS: tuple[tuple[type[Exception], ReasonCode, str], ...] = (
 
 def _mapped(error: BaseException) -> DecodeError:
     """Turn a library's exception into a reason; its message stays behind, its type is told."""
+    # Whatever a library catches while memory or stack runs out it takes for a fault of the file:
+    # pydicom says OSError where the stack ends between two of its tags.
+    causes = list(islice(_causes(error), _MAX_CAUSES))
+    for kind, code, detail in _EXHAUSTED:
+        if any(isinstance(cause, kind) for cause in causes):
+            return DecodeError(code, detail)
     for kind, code, detail in _REASONS:
         if isinstance(error, kind):
             return DecodeError(code, detail)
@@ -133,6 +144,13 @@ def _mapped(error: BaseException) -> DecodeError:
     if isinstance(error, ValueError) and "Decompressed data too large" in str(error):
         return DecodeError("decompression-bomb", "a text chunk decompresses to too much")
     return DecodeError("corrupt", f"the decoder failed ({type(error).__name__})")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception, and what it was raised because of or while handling."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _silence_libraries() -> None:
