@@ -29,6 +29,8 @@ from clickhouse_connect.driver.external import ExternalData
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytest.importorskip("chdb", reason="pip install 'biodatamine[embedded]'")
+
 from deploy.embedded.clickhouse import native
 from deploy.embedded.clickhouse.block_compression import BlockDecoder, encode_block
 from deploy.embedded.clickhouse.native import BLOCK_INFO, read_varuint, reframe

@@ -18,6 +18,10 @@ from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+pytest.importorskip("torch", reason="pip install 'biodatamine[embedded]'")
+
+import torch
+
 from deploy.embedded.errors import MissingSoftwareError
 from deploy.embedded.ports import free_port
 from deploy.embedded.service import ServiceSpec
@@ -30,7 +34,6 @@ from streams.inference.errors import BadInput, InferenceError, ModelAbsent, Serv
 from streams.inference.outputs import Absent, Ready
 from streams.inference.triton import Embedder
 
-torch = pytest.importorskip("torch")
 timm = import_timm()
 
 pytestmark = pytest.mark.integration

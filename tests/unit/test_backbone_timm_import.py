@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch", reason="pip install 'biodatamine[models]'")
+
 from model_repository.timm_import import is_missing_operator
 
 ROOT = Path(__file__).resolve().parents[2]

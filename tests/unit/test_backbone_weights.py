@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch", reason="pip install 'biodatamine[models]'")
+
+import torch
+
 from model_repository.backbone import load_backbone
 from model_repository.spec import EmbedderSpec
 from model_repository.timm_import import import_timm
@@ -22,7 +26,6 @@ from model_repository.weights import (
     rename_efficientnet_lite0,
 )
 
-torch = pytest.importorskip("torch")
 timm = import_timm()
 from safetensors.torch import save_file  # noqa: E402 - after the import that repairs torchvision
 

