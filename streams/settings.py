@@ -100,6 +100,9 @@ class Settings(BaseSettings):
         default=(),
         description="folders, as JSON list, from which file:// requests may read; none by default",
     )
+    ingest_max_file_bytes: int = Field(
+        default=8_000_000_000, ge=1, description="largest file that is ingested"
+    )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR")
 
     @field_validator("clickhouse_url")

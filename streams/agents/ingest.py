@@ -8,7 +8,7 @@ from pathlib import Path
 
 from schemas import UrlRequest
 from schemas.events import received
-from streams.ingest.local import IngestError, resolve
+from streams.ingest.local import IngestError, dataset_path, open_bounded, resolve
 from streams.runtime.retry import ServiceFaultError
 from streams.runtime.stage import Done, Rejected, Result, Stage, decode_event
 from streams.storage.blobs import BlobError, BlobStore
@@ -16,7 +16,9 @@ from streams.storage.blobs import BlobError, BlobStore
 INGEST = "ingest"
 
 
-def ingest_stage(blobs: BlobStore, roots: Sequence[Path]) -> Stage[UrlRequest]:
+def ingest_stage(
+    blobs: BlobStore, roots: Sequence[Path], *, max_file_bytes: int
+) -> Stage[UrlRequest]:
     """Fetch files that requests name.
 
     Parameters
@@ -25,12 +27,14 @@ def ingest_stage(blobs: BlobStore, roots: Sequence[Path]) -> Stage[UrlRequest]:
         Where the bytes go.
     roots : sequence of Path
         Folders from which ``file://`` may read.
+    max_file_bytes : int
+        Largest file that is fetched.
     """
 
     def fetch(request: UrlRequest) -> Result:
         try:
             path = resolve(request.url, roots)
-            with path.open("rb") as file:
+            with open_bounded(path, max_file_bytes) as file:
                 blob = blobs.put_file(file)
         except IngestError as error:
             return Rejected(error.reason, error.detail)
@@ -42,7 +46,7 @@ def ingest_stage(blobs: BlobStore, roots: Sequence[Path]) -> Stage[UrlRequest]:
             event = received(
                 tenant=request.tenant,
                 dataset_id=request.dataset_id,
-                relpath=request.relpath or path.name,
+                relpath=request.relpath or dataset_path(path.name),
                 blob=blob,
                 source="local",
                 # The request's time, so that the same request makes the same event again.

@@ -76,7 +76,9 @@ def _analyze(context: Context) -> Stage[Any]:
 
 FACTORIES: dict[str, Callable[[Context], Stage[Any]]] = {
     ingest.INGEST: lambda context: ingest.ingest_stage(
-        context.blobs, context.settings.ingest_roots
+        context.blobs,
+        context.settings.ingest_roots,
+        max_file_bytes=context.settings.ingest_max_file_bytes,
     ),
     sniff.SNIFF: _sniff,
     analyze.ANALYZE: _analyze,

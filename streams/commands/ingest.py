@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from streams.commands.common import DataDir, clear_errors, console, fail, load_settings
+from streams.commands.common import DataDir, clear_errors, console, errors, fail, load_settings
 from streams.commands.inspect import walk
 
 
@@ -32,7 +32,7 @@ def ingest(
             for path in paths
             for file in walk([path])
         ]
-        asyncio.run(
+        not_requested = asyncio.run(
             request_files(
                 settings.kafka_bootstrap_servers,
                 located,
@@ -41,9 +41,24 @@ def ingest(
                 idempotent=settings.log_is_durable,
             )
         )
-    console.print(
-        f"{len(located):,} files requested for dataset {dataset}; see `biodatamine status`"
-    )
+    count = len(located) - len(not_requested)
+    console.print(f"{count:,} files requested for dataset {dataset}; see `biodatamine status`")
+    skipped = [path for path in paths if not path.is_dir() and not path.is_file()]
+    for path in skipped:
+        errors.print(f"not requested: {_shown(path)} is not a regular file", markup=False)
+    for path in not_requested:
+        errors.print(
+            f"not requested: the path is too long for a request, link to it from a shorter one: "
+            f"{_shown(path)}",
+            markup=False,
+        )
+    if not_requested or skipped:
+        raise typer.Exit(1)
+
+
+def _shown(path: Path) -> str:
+    # A file may have any name, also one that a terminal obeys.
+    return ascii(str(path))
 
 
 async def request_files(
@@ -53,7 +68,7 @@ async def request_files(
     tenant: str,
     dataset_id: str,
     idempotent: bool,
-) -> None:
+) -> list[Path]:
     """Publish one request for each file.
 
     Parameters
@@ -67,36 +82,52 @@ async def request_files(
     idempotent : bool
         Whether the brokers know idempotent producers.
 
+    Returns
+    -------
+    list of Path
+        Files whose paths no request can hold.
+
     Raises
     ------
     ServiceFaultError
         If the brokers cannot be reached.
     """
+    from pydantic import ValidationError
+
     from schemas import UrlRequest
     from schemas.identity import event_id, file_id, trace_id
+    from streams.ingest.local import dataset_path
     from streams.runtime.clock import utc_now
     from streams.runtime.emitter import Emitter, Outgoing
 
     now = utc_now()
     request_id = uuid.uuid4().hex
-    requests = []
-    for path, relpath in located:
+    requests, not_requested = [], []
+    for path, name in located:
+        relpath = dataset_path(name)
         file = file_id(tenant, dataset_id, relpath)
-        requests.append(
-            UrlRequest(
-                event_id=event_id(UrlRequest.TOPIC, request_id, file),
-                occurred_at=now,
-                trace_id=trace_id(request_id, file),
-                tenant=tenant,
-                request_id=request_id,
-                dataset_id=dataset_id,
-                url=path.absolute().as_uri(),
-                relpath=relpath,
+        url = path.absolute().as_uri()
+        try:
+            requests.append(
+                UrlRequest(
+                    event_id=event_id(UrlRequest.TOPIC, request_id, file),
+                    occurred_at=now,
+                    trace_id=trace_id(request_id, file),
+                    tenant=tenant,
+                    request_id=request_id,
+                    dataset_id=dataset_id,
+                    url=url,
+                    relpath=relpath,
+                )
             )
-        )
+        except ValidationError as error:
+            if any(fault["loc"] != ("url",) for fault in error.errors()):
+                raise
+            not_requested.append(path)
     emitter = Emitter(bootstrap_servers, idempotent=idempotent)
     try:
         for start in range(0, len(requests), 500):
             await emitter.send([Outgoing.of(request) for request in requests[start : start + 500]])
     finally:
         await emitter.stop()
+    return not_requested

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import BinaryIO, cast
+from urllib.parse import unquote_to_bytes, urlsplit
+
+MAX_RELPATH_CHARACTERS = 1024
+"""What an event takes (``schemas.base.RelPath``)."""
+
+_DIGEST_CHARACTERS = 16
 
 
 class IngestError(Exception):
@@ -51,7 +61,11 @@ def resolve(url: str, roots: Sequence[Path]) -> Path:
         raise IngestError("unsupported-url", "not a URL; file:///PATH is served") from None
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         raise IngestError("unsupported-url", "file:///PATH is served, no other scheme or host")
-    raw = unquote(parts.path)
+    try:
+        # A file name is bytes; what is no text in it is kept, and finds the file.
+        raw = os.fsdecode(unquote_to_bytes(parts.path))
+    except UnicodeEncodeError:
+        raw = ""
     if "\0" in raw or not raw.startswith("/"):
         raise IngestError("unsupported-url", "the path is not absolute, or holds a NUL")
     try:
@@ -73,3 +87,75 @@ def resolve(url: str, roots: Sequence[Path]) -> Path:
     if not regular:
         raise IngestError("not-a-file", "the path is not a regular file")
     return path
+
+
+@contextmanager
+def open_bounded(path: Path, max_bytes: int) -> Iterator[BinaryIO]:
+    """Open a file that is read whole.
+
+    Parameters
+    ----------
+    path : Path
+        As ``resolve`` found it; what took its place since is judged again.
+    max_bytes : int
+        Most that it may hold, also when it grows while it is read.
+
+    Yields
+    ------
+    BinaryIO
+        Its ``read`` raises ``IngestError`` beyond the bound.
+
+    Raises
+    ------
+    IngestError
+        If it is not a regular file, or too large.
+    OSError
+        If it cannot be opened.
+    """
+    # Without O_NONBLOCK, opening a pipe would wait for somebody to write to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise IngestError("not-a-file", "the path is not a regular file")
+        bounded = _Bounded(cast("BinaryIO", file), max_bytes)
+        bounded.require(status.st_size)
+        yield cast("BinaryIO", bounded)
+
+
+class _Bounded:
+    def __init__(self, file: BinaryIO, max_bytes: int) -> None:
+        self._file = file
+        self._max_bytes = max_bytes
+        self._read_bytes = 0
+
+    def require(self, size_bytes: int) -> None:
+        if size_bytes > self._max_bytes:
+            raise IngestError(
+                "too-large",
+                f"the file has {size_bytes} bytes or more, the limit is {self._max_bytes}; "
+                "see BIODATAMINE_INGEST_MAX_FILE_BYTES",
+            )
+
+    def read(self, size_bytes: int) -> bytes:
+        data = self._file.read(size_bytes)
+        self._read_bytes += len(data)
+        self.require(self._read_bytes)
+        return data
+
+
+def dataset_path(name: str) -> str:
+    r"""Say where a file stands in a dataset, as text that an event can hold.
+
+    Parameters
+    ----------
+    name : str
+        Path relative to the dataset. Bytes of it that are no text come as surrogates, as Python
+        reads file names; they are written as ``\xNN``. Of a path that is too long, a digest of all
+        of it takes the place of its beginning.
+    """
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    if len(text) <= MAX_RELPATH_CHARACTERS:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_CHARACTERS]
+    return f"{digest}~{text[len(digest) + 1 - MAX_RELPATH_CHARACTERS :]}"

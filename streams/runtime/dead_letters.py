@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from schemas import Event, FileEvent
+from schemas import Event, FileEvent, UrlRequest
+from schemas.identity import file_id
 from schemas.topics import DEAD_LETTER_SUFFIX
 from streams.runtime.emitter import Outgoing
 
@@ -90,6 +91,11 @@ def subject_of(event: Event | None) -> dict[str, str]:
             "file-id": event.file_id,
             "image-id": event.image_id,
         }
+    elif isinstance(event, UrlRequest):
+        # What was not fetched has no image; it is known by the place that it would have taken.
+        names["dataset-id"] = event.dataset_id
+        if event.relpath is not None:
+            names["file-id"] = file_id(event.tenant, event.dataset_id, event.relpath)
     return names
 
 

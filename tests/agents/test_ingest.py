@@ -44,7 +44,7 @@ def request(url: str, **given: object) -> UrlRequest:
 
 
 async def ingest(blobs: BlobStore, root: Path, *requests: UrlRequest) -> list[Result]:
-    return list(await ingest_stage(blobs, [root]).process(requests))
+    return list(await ingest_stage(blobs, [root], max_file_bytes=1000).process(requests))
 
 
 async def test_a_file_becomes_a_blob_and_an_event(blobs: BlobStore, root: Path) -> None:
@@ -74,7 +74,10 @@ async def test_what_cannot_be_fetched_says_why_and_its_mates_come(
     names = ("link", "fifo", "missing", "named", "a.png")
     results = await ingest(blobs, root, *(request(f"{root.as_uri()}/{name}") for name in names))
     reasons = [result.reason if isinstance(result, Rejected) else "" for result in results]
-    assert reasons == ["outside-roots", "not-a-file", "not-found", "bad-name", ""]
+    assert reasons == ["outside-roots", "not-a-file", "not-found", "", ""]
+    named = results[names.index("named")]
+    assert isinstance(named, Done)
+    assert named.events[0].relpath == "\\xff.png"  # type: ignore[attr-defined]
     assert not blobs.exists(hashlib.sha256(b"secret").hexdigest())
 
 
@@ -86,3 +89,13 @@ async def test_a_store_that_takes_nothing_is_waited_out(
     with pytest.raises(ServiceFaultError) as caught:
         await ingest(blobs, root, request((root / "a.png").as_uri()))
     assert caught.value.service == "blobs"
+
+
+async def test_a_file_that_is_too_large_is_not_copied(blobs: BlobStore, root: Path) -> None:
+    (root / "large").write_bytes(bytes(1001))
+    (root / "largest").write_bytes(bytes(1000))
+    names = ("large", "largest")
+    large, largest = await ingest(blobs, root, *(request((root / n).as_uri()) for n in names))
+    assert isinstance(large, Rejected)
+    assert large.reason == "too-large"
+    assert isinstance(largest, Done)

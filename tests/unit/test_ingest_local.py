@@ -11,7 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.ingest.local import IngestError, resolve
+from streams.ingest.local import (
+    MAX_RELPATH_CHARACTERS,
+    IngestError,
+    dataset_path,
+    open_bounded,
+    resolve,
+)
 
 
 @pytest.fixture
@@ -147,3 +153,45 @@ def test_whatever_the_path_nothing_outside_is_found(root: Path, parts: list[str]
 def test_any_text_is_an_answer_or_a_refusal(url: str) -> None:
     with pytest.raises(IngestError):
         resolve(url, [])
+
+
+def test_a_name_that_is_no_text_is_found(root: Path) -> None:
+    path = Path(os.fsdecode(bytes(root) + b"/\xff\xe9 100%.png"))
+    path.write_bytes(b"")
+    assert resolve(path.as_uri(), [root]) == path
+
+
+def test_what_took_the_place_of_a_file_is_judged_again(root: Path) -> None:
+    (root / "empty").touch()
+    (root / "link").symlink_to(root / "empty")
+    os.mkfifo(root / "pipe")
+    with pytest.raises(IngestError, match="not-a-file"), open_bounded(root / "pipe", 100):
+        pytest.fail("opened")
+    with pytest.raises(OSError, match="symbolic"), open_bounded(root / "link", 100):
+        pytest.fail("opened")
+
+
+def test_a_file_that_grows_while_it_is_read_stays_bounded(root: Path) -> None:
+    (root / "log").write_bytes(b"1234")
+    with open_bounded(root / "log", 6) as file, (root / "log").open("ab", buffering=0) as writer:
+        assert file.read(1 << 20) == b"1234"
+        writer.write(b"56")
+        assert file.read(1 << 20) == b"56"
+        writer.write(b"7")
+        with pytest.raises(IngestError, match="too-large"):
+            file.read(1 << 20)
+
+
+@given(st.binary(min_size=1, max_size=1500).map(lambda name: name.replace(b"\0", b"0")))
+def test_any_file_name_has_a_place(name: bytes) -> None:
+    place = dataset_path(os.fsdecode(name))
+    assert 1 <= len(place) <= MAX_RELPATH_CHARACTERS
+    place.encode()
+
+
+def test_long_places_keep_their_ends_and_stay_apart() -> None:
+    one, two = (dataset_path(f"{start}/{'d' * 2000}/scan.nii.gz") for start in "ab")
+    assert one != two
+    assert one.endswith("/scan.nii.gz")
+    assert len(one) == MAX_RELPATH_CHARACTERS
+    assert dataset_path("a" * MAX_RELPATH_CHARACTERS) == "a" * MAX_RELPATH_CHARACTERS
