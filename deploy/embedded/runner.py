@@ -115,7 +115,7 @@ class ServiceRunner:
                 await self.stop()
             else:
                 self._last_error = reason
-                self._restart_dependents(f"{self.spec.name} {reason}")
+                await self._end_dependents(f"{self.spec.name} {reason}")
                 await self._end_group()
             self._restarts += 1
             self._become(ServiceState.RESTARTING)
@@ -278,6 +278,16 @@ class ServiceRunner:
         self._restart_dependents(f"{self.spec.name} is restarted")
         for name in self.spec.restart_dependents:
             await self._runners[name].stop()
+
+    async def _end_dependents(self, reason: str) -> None:
+        """After a death: what knew the dead one must be gone before its successor serves.
+
+        A worker that survived would commit the dead broker's offsets to the new one, and its own
+        successor would then pass over as many messages of the new log.
+        """
+        self._restart_dependents(reason)
+        for name in self.spec.restart_dependents:
+            await self._runners[name]._end_group()
 
     async def _end_group(self) -> None:
         if self._process is not None:
