@@ -29,6 +29,9 @@ from streams.pixels.windowing import Lut, ModalityTransform, Voi, Window
 # GE's private syntax: implicit VR little endian data set, big endian pixels.
 GE_PRIVATE_BIG_ENDIAN_PIXELS = "1.2.840.113619.5.2"
 
+_SPECIFIC_CHARACTER_SET = 0x00080005
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+
 _PIXEL_TAGS = {
     0x7FE00008: "FloatPixelData",
     0x7FE00009: "DoubleFloatPixelData",
@@ -272,6 +275,17 @@ class _FileMeta(NamedTuple):
     data_set_offset: int
 
 
+def _stop(reader: BoundedReader) -> Callable[[BaseTag, str | None, int], bool]:
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        # pydicom looks the character set up as soon as it meets it, and some texts there make it
+        # fail. The texts that are wanted are ASCII in every character set.
+        if tag == _SPECIFIC_CHARACTER_SET and 0 < length < _UNDEFINED_LENGTH:
+            reader.blank_next()
+        return _at_pixels(tag, vr, length)
+
+    return stop
+
+
 def _read_file_meta(stream: BinaryIO) -> _FileMeta:
     head = stream.read(132)
     position = 132 if head[128:132] == b"DICM" else 0
@@ -328,14 +342,14 @@ def read_header(
         stream, size_bytes = io.BytesIO(inflated), len(inflated)
         reader = BoundedReader(stream, size_bytes, limits.max_header_reads)
         dataset = read_dataset(
-            reader.file, False, True, stop_when=_at_pixels, specific_tags=_WANTED_TAGS
+            reader.file, False, True, stop_when=_stop(reader), specific_tags=_WANTED_TAGS
         )
         big_endian = False
     else:
         stream.seek(0)
         reader = BoundedReader(stream, size_bytes, limits.max_header_reads)
         partial = read_partial(
-            reader.file, stop_when=_at_pixels, force=True, specific_tags=_WANTED_TAGS
+            reader.file, stop_when=_stop(reader), force=True, specific_tags=_WANTED_TAGS
         )
         dataset = partial
         little = partial.original_encoding[1]
@@ -381,7 +395,7 @@ def _locate_pixels(
         length = struct.unpack_from(f"{endian}L", head, 4)[0]
         offset = position + 8
     available = max(0, size_bytes - offset)
-    known = None if length == 0xFFFFFFFF else min(length, available)
+    known = None if length == _UNDEFINED_LENGTH else min(length, available)
     return PixelElement(keyword, vr, offset, known, stream, size_bytes)
 
 

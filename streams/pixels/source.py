@@ -49,6 +49,11 @@ class BoundedReader:
         self._reads_left = max_reads
         self.overrun = False
         self.tell = stream.tell
+        self._blank_next = False
+
+    def blank_next(self) -> None:
+        """Give spaces in place of what the next ``read`` reads."""
+        self._blank_next = True
 
     def read(self, length: int = -1) -> bytes:
         """Read up to ``length`` bytes; all that is left when negative."""
@@ -63,6 +68,9 @@ class BoundedReader:
         # Eight bytes are the head of the next element, which every data set ends by not having.
         if len(data) < wanted != _ELEMENT_HEAD_BYTES:
             self.overrun = True
+        if self._blank_next:
+            self._blank_next = False
+            return b" " * len(data)
         return data
 
     @property

@@ -24,6 +24,7 @@ from streams.pixels import (
     NoPixels,
     decode,
 )
+from tests.support import hostile as h
 
 LIMITS = Limits(
     max_frame_pixels=1_000_000,
@@ -136,3 +137,17 @@ def test_noise_behind_a_dicom_prefix(tail: bytes) -> None:
         decode(bytes(128) + b"DICM" + tail, "dicom", limits=LIMITS)
     except DecodeError as error:
         assert error.reason_code in REASON_CODES
+
+
+@pytest.mark.parametrize("syntax", [h.EXPLICIT, h.DEFLATED])
+@pytest.mark.parametrize(
+    "charset", [b"\0ISO_IR\0", b"", b"\xff\xfe", b"\\" * 500, b"ISO_IR 9999", b"\x1b(Z", b"utf_16"]
+)
+def test_no_character_set_stops_the_pixels(charset: bytes, syntax: str) -> None:
+    raw = h.dataset("text", {0x00080005: ("CS", charset), 0x00080070: ("LO", b"\0\xff\x1b")})
+    packed = h.deflate(raw) if syntax == h.DEFLATED else raw
+    found = decode(h.part10(packed, syntax=syntax), "dicom", limits=LIMITS)
+    plain = decode(h.part10(h.dataset("text")), "dicom", limits=LIMITS)
+    assert isinstance(found, DecodedImage)
+    assert isinstance(plain, DecodedImage)
+    assert np.array_equal(found.display, plain.display)
