@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +24,7 @@ Format = Literal[
     "gif",
     "unknown",
 ]
-FORMATS: tuple[Format, ...] = (
-    "dicom",
-    "nifti",
-    "nifti-pair",
-    "png",
-    "jpeg",
-    "tiff",
-    "bmp",
-    "webp",
-    "gif",
-    "unknown",
-)
+FORMATS: tuple[Format, ...] = get_args(Format)
 """What sniffing can answer. ``nifti-pair`` is one half of a .hdr/.img pair."""
 
 Code = Annotated[str, Field(max_length=64)]
