@@ -37,8 +37,9 @@ def find_triton() -> Path:
     root = Path(spec.origin).parent / "tritonserver" if spec and spec.origin else None
     if root is None or not (root / "bin" / "tritonserver").is_file():
         msg = (
-            "Triton is not installed: pip install 'biodatamine[embedded]' on Linux x86-64, "
-            "or start the other parts with --only"
+            "Triton is not installed: pip install 'biodatamine[embedded]' on Linux x86-64 with "
+            "Python 3.10, 3.11 or 3.12, or start the other parts with "
+            "--only broker,clickhouse,worker,gateway"
         )
         raise MissingSoftwareError(msg)
     if not (root / "python_backend_stubs" / _PYTHON / _STUB).is_file():

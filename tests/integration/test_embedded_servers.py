@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ KAFKA_HOME = os.environ.get("KAFKA_HOME") or (str(SHARED_KAFKA) if SHARED_KAFKA.
 needs_kafka = pytest.mark.skipif(
     KAFKA_HOME is None or shutil.which("java") is None,
     reason="set KAFKA_HOME to an unpacked Apache Kafka, and install Java",
+)
+needs_triton = pytest.mark.skipif(
+    find_spec("pytriton") is None, reason="no Triton is packaged for this Python"
 )
 
 
@@ -257,6 +261,7 @@ async def infer(url: str) -> np.ndarray[Any, Any]:
     return output
 
 
+@needs_triton
 async def test_triton_serves_models_over_grpc_and_returns_after_a_kill(tmp_path: Path) -> None:
     repository = tmp_path / "models"
     make_model(repository, "identity", IDENTITY)
@@ -289,6 +294,7 @@ async def test_triton_serves_models_over_grpc_and_returns_after_a_kill(tmp_path:
     assert list(regions.glob(f"{prefix}*")) == []
 
 
+@needs_triton
 async def test_triton_is_restarted_when_a_stub_of_its_python_backend_dies(tmp_path: Path) -> None:
     repository = tmp_path / "models"
     make_model(repository, "identity", IDENTITY)
