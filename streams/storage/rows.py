@@ -146,8 +146,11 @@ def dead_letter_row(
     stage = headers.get("stage", "")
     reason = headers.get("reason", "")
     topic = headers.get("source-topic", "")
+    file, image = _uuid(headers.get("file-id")), headers.get("image-id", "")
+    # A file that is sent again fails again, in a message with another time: that is one row.
+    subject = (str(file), image) if file else (digest,)
     return {
-        "dead_letter_id": uuid.UUID(event_id("dead-letter", topic, stage, reason, digest)),
+        "dead_letter_id": uuid.UUID(event_id("dead-letter", topic, stage, reason, *subject)),
         "stage": stage,
         "reason": reason,
         "error": headers.get("error", ""),
@@ -159,8 +162,8 @@ def dead_letter_row(
         "message_bytes": len(value),
         "tenant": headers.get("tenant", ""),
         "dataset_id": headers.get("dataset-id", ""),
-        "file_id": _uuid(headers.get("file-id")),
-        "image_id": headers.get("image-id", ""),
+        "file_id": file,
+        "image_id": image,
         "trace_id": headers.get("trace-id", ""),
     }
 

@@ -482,3 +482,22 @@ def test_a_migration_that_was_cut_off_starts_over(server: Server) -> None:
     assert migrate(database) == ()
     assert all(counts(database).values())
     database.close()
+
+
+def test_a_file_that_fails_again_in_another_message_is_one_dead_letter() -> None:
+    headers = {
+        "stage": "sniff",
+        "reason": "empty",
+        "source-topic": "files-received",
+        "file-id": str(uuid.uuid5(uuid.NAMESPACE_URL, "file")),
+        "image-id": "0" * 64,
+    }
+
+    def name(value: bytes, **changed: str) -> uuid.UUID:
+        row = dead_letter_row(headers | changed, value, failed_at=NOW)
+        return row["dead_letter_id"]
+
+    assert name(b"sent at nine") == name(b"sent at ten")
+    assert name(b"", **{"image-id": "1" * 64}) != name(b"")
+    assert name(b"", reason="truncated") != name(b"")
+    assert name(b"one", **{"file-id": ""}) != name(b"two", **{"file-id": ""})

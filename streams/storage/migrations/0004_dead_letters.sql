@@ -1,5 +1,6 @@
--- One row for each message that could not be used. Its key is made from the message's bytes, so
--- the same message failing again in the same stage for the same reason stays one row.
+-- One row for each message that could not be used. Its key is made from the file that the message is
+-- about, else from its bytes, so the same failing again in the same stage for the same reason stays
+-- one row.
 CREATE TABLE IF NOT EXISTS dead_letters ${ON_CLUSTER}
 (
     dead_letter_id   UUID,
