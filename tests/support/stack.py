@@ -17,7 +17,7 @@ import psutil
 from deploy.embedded.state import StackInfo, read_stack
 from streams.storage.clickhouse import ClickHouse
 
-READY_SECONDS = 120.0
+READY_SECONDS = 240.0
 COMMAND = (sys.executable, "-m", "streams.cli")
 
 
