@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.commands.common import DataDir, clear_errors, console, errors, fail, table
+from streams.commands.common import DataDir, clear_errors, console, fail, progress_bar, table
 
 if TYPE_CHECKING:
     from deploy.embedded.state import Addresses
@@ -289,15 +289,7 @@ def _expected(report: SendReport, samples: Samples) -> Expected:
 
 
 async def _wait(expected: Expected, database: ClickHouse) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=errors) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("analysed or dead-lettered", total=len(expected.images))
         left, since = len(expected.missing), time.monotonic()
         while left and time.monotonic() - since < _STALL_SECONDS:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.commands.common import AsJson, DataDir, console, errors, fail, print_json, table
+from streams.commands.common import AsJson, DataDir, console, fail, print_json, progress_bar, table
 
 if TYPE_CHECKING:
     from streams.send import SendReport
@@ -72,18 +72,10 @@ def send_with_progress(
     associations: int = 1,
 ) -> SendReport:
     """Send files and show how far it is; see ``streams.send.send``."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from streams.send import FileResult
     from streams.send import send as send_files
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=errors) as progress:
+    with progress_bar() as progress:
         task = progress.add_task(f"C-STORE to {called_aet}", total=None)
 
         def show(done: int, total: int, result: FileResult) -> None:
