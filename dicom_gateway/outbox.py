@@ -11,53 +11,35 @@ States of a record::
        +------------- the log was lost ------+
 
 With a durable log an acknowledgement settles. A settled record keeps its identities, so that the
-same instance is recognised for ever, and drops its event: some 300 bytes for each distinct file,
-less than the file's own directory entry in the blob store. Nothing else grows.
+same instance is recognised for ever, and drops its event: some 500 bytes for each distinct file.
+Nothing else grows.
 """
 
 from __future__ import annotations
 
 import enum
+import itertools
 import queue
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from schemas import FileReceived, encode, key_of
+from dicom_gateway.arrived import Arrived
+from dicom_gateway.ledger_layout import LayoutError, bring_up_to_date
+from schemas import FileReceived, decode, encode
 
 ResultT = TypeVar("ResultT")
 
-_LAYOUT = 1
 _MAX_GROUP = 512
 _PENDING, _PUBLISHED, _SETTLED = 0, 1, 2
-
-_CREATE = """
-CREATE TABLE IF NOT EXISTS ledger (
-    seq INTEGER PRIMARY KEY,
-    event_id BLOB NOT NULL UNIQUE,
-    file_id BLOB NOT NULL,
-    image_id BLOB NOT NULL,
-    sop_instance_uid TEXT NOT NULL,
-    received_at TEXT NOT NULL,
-    state INTEGER NOT NULL,
-    log_partition INTEGER,
-    log_offset INTEGER,
-    message_key BLOB,
-    event BLOB
-);
-CREATE INDEX IF NOT EXISTS ledger_file ON ledger (file_id);
-CREATE INDEX IF NOT EXISTS ledger_open ON ledger (state, seq) WHERE state < 2;
-CREATE TABLE IF NOT EXISTS log_position (
-    log_partition INTEGER PRIMARY KEY,
-    log_offset INTEGER NOT NULL,
-    event_id BLOB NOT NULL
-);
-"""
+_LOOK_UP_AT_ONCE = 256
+"""Values of one IN list; a fixed number, so that SQLite prepares each statement once."""
 
 
 class OutboxError(OSError):
@@ -101,6 +83,17 @@ class Unsettled:
     seq: int
     file_id: str
     image_id: str
+
+
+class HeldInstance(NamedTuple):
+    """One file that the ledger knows for a SOP Instance UID.
+
+    ``size_bytes`` is -1 where the record does not tell it.
+    """
+
+    sop_class_uid: str
+    image_id: str
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -153,12 +146,7 @@ class Outbox:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._connect()
             self._writer.execute("PRAGMA journal_mode=WAL")
-            (layout,) = self._writer.execute("PRAGMA user_version").fetchone()
-            if layout not in (0, _LAYOUT):
-                msg = f"the outbox {path} has layout {layout}; this version knows {_LAYOUT}"
-                raise OutboxError(msg)
-            self._writer.executescript(_CREATE)
-            self._writer.execute(f"PRAGMA user_version={_LAYOUT}")
+            bring_up_to_date(self._writer)
             counts = dict(
                 self._writer.execute(
                     "SELECT state, count(*) FROM ledger WHERE state<2 GROUP BY state"
@@ -166,10 +154,16 @@ class Outbox:
             )
             self._counts = Counts(counts.get(_PENDING, 0), counts.get(_PUBLISHED, 0))
             self._reader = self._connect()
+            # Lookups of many rows shall not hold up the publisher's short reads.
+            self._lookup = self._connect()
+        except LayoutError as error:
+            msg = f"the outbox {path} cannot be opened: {error}"
+            raise OutboxError(msg) from error
         except (sqlite3.Error, OSError) as error:
             msg = f"the outbox {path} cannot be opened: {error}; check BIODATAMINE_DATA_DIR"
             raise OutboxError(msg) from error
         self._read_lock = threading.Lock()
+        self._lookup_lock = threading.Lock()
         self._thread = threading.Thread(target=self._write_loop, name="outbox", daemon=True)
         self._thread.start()
 
@@ -195,34 +189,111 @@ class Outbox:
         OutboxError
             If it could not be made durable.
         """
-        return self._submit(lambda connection: self._append(connection, event)).result()
+        return self.append_all([Arrived.of(event)]).result()[0]
 
-    def _append(self, connection: sqlite3.Connection, event: FileReceived) -> Disposition:
-        event_id = uuid.UUID(event.event_id).bytes
-        if connection.execute("SELECT 1 FROM ledger WHERE event_id=?", (event_id,)).fetchone():
-            return Disposition.SAME
-        file_id = uuid.UUID(event.file_id).bytes
-        earlier = connection.execute(
-            "SELECT image_id FROM ledger WHERE file_id=? ORDER BY seq DESC LIMIT 1", (file_id,)
-        ).fetchone()
-        if earlier is not None:
-            event = event.model_copy(update={"conflicts_with": bytes(earlier[0]).hex()})
-        connection.execute(
-            "INSERT INTO ledger (event_id, file_id, image_id, sop_instance_uid, received_at,"
-            " state, message_key, event) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                event_id,
-                file_id,
-                bytes.fromhex(event.image_id),
-                event.dicom.instance_uid if event.dicom else "",
-                event.received_at.isoformat(),
-                _PENDING,
-                key_of(event),
-                encode(event),
-            ),
+    def append_all(self, arrived: Sequence[Arrived]) -> Future[list[Disposition]]:
+        """Record arrivals, all in one transaction or none; done when they are on disk.
+
+        Parameters
+        ----------
+        arrived : sequence of Arrived
+            In the order of arrival; the same instance may be there more than once.
+
+        Returns
+        -------
+        Future of list of Disposition
+            One for each, in the same order. Its exception is an ``OutboxError`` if they could not
+            be made durable, a ``ValueError`` if one of them is malformed.
+        """
+        return self.transact(lambda connection: self._append_all(connection, arrived))
+
+    def _append_all(
+        self, connection: sqlite3.Connection, arrived: Sequence[Arrived]
+    ) -> list[Disposition]:
+        execute = connection.execute
+        dispositions: list[Disposition] = []
+        rows: list[tuple[Any, ...]] = []
+        events: set[bytes] = set()
+        # What came for a place within this group, before it is in the table.
+        latest: dict[bytes, str] = {}
+        for one in arrived:
+            event_id, file_id = _uuid_bytes(one.event_id), _uuid_bytes(one.file_id)
+            if (
+                event_id in events
+                or execute("SELECT 1 FROM ledger WHERE event_id=?", (event_id,)).fetchone()
+            ):
+                dispositions.append(Disposition.SAME)
+                continue
+            earlier = latest.get(file_id)
+            if earlier is None:
+                row = execute(
+                    "SELECT image_id FROM ledger WHERE file_id=? ORDER BY seq DESC LIMIT 1",
+                    (file_id,),
+                ).fetchone()
+                earlier = None if row is None else bytes(row[0]).hex()
+            events.add(event_id)
+            latest[file_id] = one.image_id
+            dispositions.append(Disposition.NEW if earlier is None else Disposition.CONFLICT)
+            rows.append(
+                (
+                    event_id,
+                    file_id,
+                    bytes.fromhex(one.image_id),
+                    one.sop_instance_uid,
+                    one.sop_class_uid,
+                    one.tenant,
+                    one.size_bytes,
+                    one.received_at,
+                    one.key,
+                    one.value if earlier is None else _in_conflict(one.value, earlier),
+                )
+            )
+        connection.executemany(
+            "INSERT INTO ledger (event_id, file_id, image_id, sop_instance_uid, sop_class_uid,"
+            " tenant, size_bytes, received_at, state, message_key, event)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
+            rows,
         )
-        self._pending_change += 1
-        return Disposition.NEW if earlier is None else Disposition.CONFLICT
+        self._pending_change += len(rows)
+        return dispositions
+
+    # ---- what is held
+
+    def find_instances(
+        self, tenant: str, sop_instance_uids: Iterable[str]
+    ) -> dict[str, list[HeldInstance]]:
+        """Look up instances by their UID.
+
+        Parameters
+        ----------
+        tenant : str
+            Whose data they are.
+        sop_instance_uids : iterable of str
+            Any number.
+
+        Returns
+        -------
+        dict
+            For each UID that is known its files, in the order of arrival; several where other bytes
+            came under the same UID.
+        """
+        found: defaultdict[str, list[HeldInstance]] = defaultdict(list)
+        for some in _in_pieces(sop_instance_uids):
+            for uid, sop_class_uid, image_id, size_bytes in self.query(
+                _FIND_INSTANCES,
+                (*some, tenant),
+            ):
+                found[uid].append(HeldInstance(sop_class_uid, bytes(image_id).hex(), size_bytes))
+        return dict(found)
+
+    def holds_image(self, image_ids: Iterable[str]) -> set[str]:
+        """Tell which of these images (SHA-256, hex) have a record, of whatever tenant."""
+        held: set[str] = set()
+        for some in _in_pieces(bytes.fromhex(image_id) for image_id in image_ids):
+            starts = tuple(image and image[:8] for image in some)
+            rows = self.query(_HOLDS_IMAGE, starts)
+            held.update(image.hex() for (image,) in rows if image in some)
+        return held
 
     # ---- the publisher's side
 
@@ -261,7 +332,7 @@ class Outbox:
         self, acknowledged: Sequence[Acknowledged], *, settled: bool
     ) -> Future[None]:
         """Note what the log acknowledged; ``settled`` when that is all there is to wait for."""
-        return self._submit(
+        return self.transact(
             lambda connection: self._mark_published(connection, acknowledged, settled=settled)
         )
 
@@ -302,7 +373,7 @@ class Outbox:
                 values,
             ).rowcount
 
-        return self._submit(run)
+        return self.transact(run)
 
     def log_lost(self) -> Future[int]:
         """Make everything that was published and not settled pending again; return how many."""
@@ -316,7 +387,7 @@ class Outbox:
             self._pending_change += moved
             return moved
 
-        return self._submit(run)
+        return self.transact(run)
 
     def counts(self) -> Counts:
         """How many records are pending and how many published but not settled."""
@@ -338,19 +409,20 @@ class Outbox:
         self._thread.join()
         with self._read_lock:
             self._reader.close()
+        with self._lookup_lock:
+            self._lookup.close()
         self._writer.close()
 
-    # ---- inside
+    # ---- for tables beside the ledger, in the same file
 
-    def _read(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
-        with self._read_lock:
-            try:
-                return self._reader.execute(sql, parameters).fetchall()
-            except sqlite3.Error as error:
-                msg = f"the outbox {self._path} cannot be read: {error}"
-                raise OutboxError(msg) from error
+    def transact(self, run: Callable[[sqlite3.Connection], ResultT]) -> Future[ResultT]:
+        """Run an operation on the writing connection, within the next shared transaction.
 
-    def _submit(self, run: Callable[[sqlite3.Connection], ResultT]) -> Future[ResultT]:
+        Raises
+        ------
+        OutboxError
+            If the ledger is closed. What ``run`` raises is in the future.
+        """
         operation = _Operation(run, Future())
         with self._lock:
             if self._closed:
@@ -358,6 +430,32 @@ class Outbox:
                 raise OutboxError(msg)
             self._queue.put(operation)
         return operation.done
+
+    def query(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+        """Read rows on a connection of its own, without waiting for the writer.
+
+        Raises
+        ------
+        OutboxError
+            If they cannot be read.
+        """
+        with self._lookup_lock:
+            return self._fetch(self._lookup, sql, parameters)
+
+    # ---- inside
+
+    def _read(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+        with self._read_lock:
+            return self._fetch(self._reader, sql, parameters)
+
+    def _fetch(
+        self, connection: sqlite3.Connection, sql: str, parameters: tuple[Any, ...]
+    ) -> list[Any]:
+        try:
+            return connection.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            msg = f"the outbox {self._path} cannot be read: {error}"
+            raise OutboxError(msg) from error
 
     def _write_loop(self) -> None:
         while True:
@@ -422,3 +520,31 @@ class Outbox:
             explained.__cause__ = error
             return explained
         return error
+
+
+_MARKS = ", ".join("?" * _LOOK_UP_AT_ONCE)
+_FIND_INSTANCES = (
+    "SELECT sop_instance_uid, sop_class_uid, image_id, size_bytes FROM ledger"  # noqa: S608 (marks)
+    f" WHERE sop_instance_uid IN ({_MARKS}) AND tenant=? ORDER BY seq"
+)
+_HOLDS_IMAGE = f"SELECT image_id FROM ledger WHERE substr(image_id, 1, 8) IN ({_MARKS})"  # noqa: S608 (marks)
+
+
+def _in_pieces(values: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    # The last piece is filled up with NULL, which equals nothing.
+    rest = iter(values)
+    while piece := tuple(itertools.islice(rest, _LOOK_UP_AT_ONCE)):
+        yield piece + (None,) * (_LOOK_UP_AT_ONCE - len(piece))
+
+
+def _uuid_bytes(text: str) -> bytes:
+    data = bytes.fromhex(text.replace("-", ""))
+    if len(data) != 16:
+        msg = "an event or file id is no UUID"
+        raise ValueError(msg)
+    return data
+
+
+def _in_conflict(value: bytes, earlier: str) -> bytes:
+    event = decode(value, FileReceived)
+    return encode(event.model_copy(update={"conflicts_with": earlier}))
