@@ -3,24 +3,31 @@
 Every way in which a C-STORE can end has one row. Only the first is a Success, and it is given only
 when both the blob and its outbox record are on disk.
 
-======================  ======  ==========================================================
-how it ends             status  meaning to the sender (PS3.4 B.2.3, PS3.7 annex C)
-======================  ======  ==========================================================
-stored                  0x0000  Success
-InvalidInstanceUid      0x0117  Invalid SOP Instance: the command's SOP Instance UID is none
-InvalidSopClass         0x0122  SOP Class not supported: the command's SOP Class UID is none
-OutOfResources          0xA700  Out of resources: the disk, the blob store or the outbox
-                                cannot take it; send it again later
-DatasetTooLarge         0xA701  Out of resources: longer than the configured limit
-UidMismatch             0xA900  Data Set does not match: its SOP UIDs are not the command's
-UnreadableDataset       0xC000  Cannot understand: the bytes are no dataset in the negotiated
-                                transfer syntax up to where an instance is named
-EmptyDataset            0xC001  Cannot understand: there are no bytes
-any other exception     0x0110  Processing failure: a fault of ours, told in our log
-======================  ======  ==========================================================
+=========================  ======  ==========================================================
+how it ends                status  meaning to the sender (PS3.4 B.2.3, PS3.7 annex C)
+=========================  ======  ==========================================================
+stored                     0x0000  Success
+InvalidInstanceUid         0x0117  Invalid SOP Instance: the command's SOP Instance UID is none
+InvalidSopClass            0x0122  SOP Class not supported: the command's SOP Class UID is none
+SopClassNotAccepted        0x0124  Not authorized: the rules of the called Application Entity
+                                   do not accept this SOP class
+OutOfResources             0xA700  Out of resources: the disk, the blob store or the outbox
+                                   cannot take it; send it again later
+DatasetTooLarge            0xA701  Out of resources: longer than the configured limit
+UidMismatch                0xA900  Data Set does not match: its SOP UIDs are not the command's
+UnreadableDataset          0xC000  Cannot understand: the bytes are no dataset in the negotiated
+                                   transfer syntax up to where an instance is named
+EmptyDataset               0xC001  Cannot understand: there are no bytes
+TransferSyntaxNotAccepted  0xC002  Cannot understand: the rules of the called Application
+                                   Entity do not accept this transfer syntax
+any other exception        0x0110  Processing failure: a fault of ours, told in our log
+=========================  ======  ==========================================================
 
 A dataset that breaks off after its Series Instance UID, or whose pixel data are damaged, is stored:
 it names itself, the sender has nothing better, and what can be read of it is worth a row.
+
+What the rules of an Application Entity ignore (``dicom_gateway.entities``) is answered with Success
+and not stored: its operator chose so.
 """
 
 from __future__ import annotations
@@ -63,6 +70,13 @@ class InvalidSopClassError(StoreError):
     reason = "invalid-sop-class"
 
 
+class SopClassNotAcceptedError(StoreError):
+    """The rules of the called Application Entity do not accept the SOP class."""
+
+    status = 0x0124
+    reason = "sop-class-not-accepted"
+
+
 class OutOfResourcesError(StoreError):
     """The disk, the blob store or the outbox cannot take the instance."""
 
@@ -98,14 +112,23 @@ class EmptyDatasetError(StoreError):
     reason = "empty-dataset"
 
 
+class TransferSyntaxNotAcceptedError(StoreError):
+    """The rules of the called Application Entity do not accept the transfer syntax."""
+
+    status = 0xC002
+    reason = "transfer-syntax-not-accepted"
+
+
 STORE_ERRORS: tuple[type[StoreError], ...] = (
     InvalidInstanceUidError,
     InvalidSopClassError,
+    SopClassNotAcceptedError,
     OutOfResourcesError,
     DatasetTooLargeError,
     UidMismatchError,
     UnreadableDatasetError,
     EmptyDatasetError,
+    TransferSyntaxNotAcceptedError,
 )
 
 
