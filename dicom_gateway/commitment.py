@@ -107,7 +107,7 @@ class CommitmentService:
     store : BlobStore
         The files.
     find_peer : callable
-        Returns where the reports of an AE title go, or None.
+        Returns where the reports to a requester go, or None; asked anew for each attempt.
     clock : callable
         Returns the present, UTC.
     policy : CommitmentPolicy, optional
@@ -125,7 +125,7 @@ class CommitmentService:
         outbox: Outbox,
         store: BlobStore,
         *,
-        find_peer: Callable[[str], CommitmentPeer | None],
+        find_peer: Callable[[Requester], CommitmentPeer | None],
         clock: Callable[[], datetime],
         policy: CommitmentPolicy | None = None,
         ledger: CommitmentLedger | None = None,
@@ -172,8 +172,8 @@ class CommitmentService:
             request_id: _Job(received_at, now)
             for request_id, received_at in self._ledger.waiting().items()
         }
-        # By AE title, so that many requests of one peer that is away do not hold up the others.
-        self._away: dict[str, _Away] = {}
+        # So that many requests of one peer that is away do not hold up the others.
+        self._away: dict[tuple[str, str], _Away] = {}
         self._thread = threading.Thread(target=self._run, name="commitment", daemon=True)
 
     def start(self) -> None:
@@ -342,7 +342,7 @@ class CommitmentService:
         elif now - job.received_at >= self._policy.give_up_seconds:
             self._finish(waiting, result, "given-up")
         else:
-            job.due_at = self._away[waiting.requester.ae_title].until
+            job.due_at = self._away[_pair(waiting.requester)].until
 
     def _may_settle(self, result: CommitmentResult, age_seconds: float) -> bool:
         return age_seconds < self._policy.settle_seconds and any(
@@ -372,10 +372,10 @@ class CommitmentService:
                 if reply(event_type, report):
                     return "same-association"
         requester = waiting.requester
-        away = self._away.setdefault(requester.ae_title, _Away())
+        away = self._away.setdefault(_pair(requester), _Away())
         if self._now() < away.until:
             return None
-        peer = self._find_peer(requester.ae_title)
+        peer = self._find_peer(requester)
         if peer is None:
             error = (
                 "the association that asked is gone; configure where this AE title takes reports"
@@ -403,7 +403,7 @@ class CommitmentService:
         return None
 
     def _finish(self, waiting: WaitingRequest, result: CommitmentResult, outcome: str) -> None:
-        self._away.pop(waiting.requester.ae_title, None)
+        self._away.pop(_pair(waiting.requester), None)
         self._ledger.remove(waiting.request_id)
         self._forget(waiting.request_id)
         self._reports.labels(outcome).inc()
@@ -429,6 +429,10 @@ class CommitmentService:
 
     def _now(self) -> float:
         return self._clock().timestamp()
+
+
+def _pair(requester: Requester) -> tuple[str, str]:
+    return requester.own_ae_title, requester.ae_title
 
 
 def holds_whole(store: BlobStore, one: HeldInstance) -> bool:

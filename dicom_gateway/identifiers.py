@@ -73,18 +73,28 @@ class Identifiers:
     series_uid: str
 
 
-def read_identifiers(dataset: Buffer, transfer_syntax_uid: str) -> Identifiers:
+class IncompleteHeaderError(UnreadableDatasetError):
+    """The bytes break off before the Series Instance UID; with more of them there may be one."""
+
+
+def read_identifiers(
+    dataset: Buffer, transfer_syntax_uid: str, *, is_whole: bool = True
+) -> Identifiers:
     """Read the UIDs of an encoded dataset.
 
     Parameters
     ----------
     dataset : bytes-like
-        Dataset without preamble and File Meta Information, as in a C-STORE message.
+        Dataset without preamble and File Meta Information, as in a C-STORE message; or its begin.
     transfer_syntax_uid : str
         In which it is encoded.
+    is_whole : bool
+        Whether the bytes are the whole dataset.
 
     Raises
     ------
+    IncompleteHeaderError
+        If they break off before the last of the UIDs.
     UnreadableDatasetError
         If the bytes are no dataset in that transfer syntax.
     UidMismatchError
@@ -101,9 +111,9 @@ def read_identifiers(dataset: Buffer, transfer_syntax_uid: str) -> Identifiers:
     explicit = bytes(data[4:6]) in _LONG_VRS | _SHORT_VRS
     walk = _Walk(data, explicit=explicit, little=little)
     values = walk.run()
-    if cut and walk.at_end and _SERIES not in values:
-        msg = "no UIDs in the part of the dataset that may be inflated"
-        raise UnreadableDatasetError(msg)
+    if (cut or not is_whole) and walk.at_end and _SERIES not in values:
+        msg = "no UIDs in the part of the dataset that is searched for them"
+        raise IncompleteHeaderError(msg)
     sop_class, sop_instance = values.get(_SOP_CLASS, ""), values.get(_SOP_INSTANCE, "")
     if not sop_class or not sop_instance:
         msg = "the dataset holds no SOP Class UID or no SOP Instance UID"
@@ -202,7 +212,7 @@ class _Walk:
         self._offset += size_bytes
         if self._offset > len(self._data):
             msg = "the dataset breaks off before its Series Instance UID"
-            raise UnreadableDatasetError(msg)
+            raise IncompleteHeaderError(msg)
 
     def _skip_sequence(self, *, explicit: bool) -> None:
         # Each entry of the stack is an open sequence or item: (is it an item, is it explicit).

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
+from pydantic import ValidationError
+
+from dicom_gateway.statuses import StoreError
 
 
 def configure_logs(level: int = logging.INFO) -> None:
@@ -30,3 +34,14 @@ def configure_logs(level: int = logging.INFO) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def refusal_fields(error: BaseException) -> dict[str, Any]:
+    """Say why an instance was refused, in the fields of a log line.
+
+    The message of an unforeseen error may quote the dataset; its type may not. Its traceback is
+    what we need to mend it.
+    """
+    foreseen = isinstance(error, StoreError | OSError | ValidationError)
+    said = str(error) if isinstance(error, StoreError | OSError) else type(error).__name__
+    return {"error": said[:300], "exc_info": None if foreseen else error}

@@ -47,9 +47,26 @@ class Metrics:
         )
         self.durable_seconds = Histogram(
             "biodatamine_gateway_durable_seconds",
-            "Seconds until a blob or an outbox record is on disk",
-            ["step"],
+            "Seconds of the fsync that makes an instance and its record durable",
             buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.inbox_instances = Gauge(
+            "biodatamine_gateway_inbox_instances",
+            "Instances that are durable and not yet in the ledger and the blob store",
+            registry=self.registry,
+        )
+        self.inbox_bytes = Gauge(
+            "biodatamine_gateway_inbox_bytes", "Their bytes", registry=self.registry
+        )
+        self.disk_free_bytes = Gauge(
+            "biodatamine_gateway_disk_free_bytes",
+            "Free space where instances arrive",
+            registry=self.registry,
+        )
+        self.refusing = Gauge(
+            "biodatamine_gateway_refusing",
+            "1 while C-STORE is answered with 0xA700 since a watermark is passed",
             registry=self.registry,
         )
         self.outbox_records = Gauge(
@@ -79,6 +96,10 @@ class Metrics:
             "Times that the log had forgotten what it had acknowledged",
             registry=self.registry,
         )
+
+    def answered(self, status: int, reason: str) -> None:
+        """Count a C-STORE response."""
+        self.responses.labels(f"0x{status:04X}", reason).inc()
 
 
 class _Server(ThreadingMixIn, WSGIServer):

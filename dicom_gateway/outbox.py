@@ -153,6 +153,9 @@ class Outbox:
                 )
             )
             self._counts = Counts(counts.get(_PENDING, 0), counts.get(_PUBLISHED, 0))
+            (last,) = self._writer.execute("SELECT coalesce(max(seq), 0) FROM ledger").fetchone()
+            self._appended_seq: int = last
+            self._released_seq: int = last
             self._reader = self._connect()
             # Lookups of many rows shall not hold up the publisher's short reads.
             self._lookup = self._connect()
@@ -192,7 +195,9 @@ class Outbox:
         OutboxError
             If it could not be made durable.
         """
-        return self.append_all([Arrived.of(event)]).result()[0]
+        disposition = self.append_all([Arrived.of(event)]).result()[0]
+        self.release()
+        return disposition
 
     def append_all(self, arrived: Sequence[Arrived]) -> Future[list[Disposition]]:
         """Record arrivals, all in one transaction or none; done when they are on disk.
@@ -256,7 +261,13 @@ class Outbox:
             rows,
         )
         self._pending_change += len(rows)
+        if rows:
+            (self._appended_seq,) = execute("SELECT max(seq) FROM ledger").fetchone()
         return dispositions
+
+    def release(self) -> None:
+        """Let the publisher have what was appended so far: its blobs are where its events say."""
+        self._released_seq = self._appended_seq
 
     # ---- what is held
 
@@ -299,11 +310,11 @@ class Outbox:
     # ---- the publisher's side
 
     def pending(self, limit: int) -> list[Record]:
-        """List records that the log has not acknowledged, in the order of arrival."""
+        """List released records that the log has not acknowledged, in the order of arrival."""
         rows = self._read(
             "SELECT seq, event_id, message_key, event FROM ledger WHERE state=0"
-            " ORDER BY seq LIMIT ?",
-            (limit,),
+            " AND seq<=? ORDER BY seq LIMIT ?",
+            (self._released_seq, limit),
         )
         return [
             Record(seq, str(uuid.UUID(bytes=name)), key, value) for seq, name, key, value in rows

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
 import structlog
 
-from dicom_gateway.handlers import Receiver, StoreHandler
+from dicom_gateway.commitment import CommitmentService
+from dicom_gateway.commitment_ledger import Requester
+from dicom_gateway.commitment_pynetdicom import ActionHandler
+from dicom_gateway.commitment_scu import CommitmentPeer
+from dicom_gateway.entities import Entity
+from dicom_gateway.entities_file import EntitiesError
+from dicom_gateway.filing import Filer
+from dicom_gateway.handlers import StoreHandler, association_of
+from dicom_gateway.inbox import Inbox
+from dicom_gateway.listening import client_tls_of, entities_of, tls_of
 from dicom_gateway.logs import configure_logs
 from dicom_gateway.metrics import Metrics, MetricsServer
+from dicom_gateway.native import NativeScp
 from dicom_gateway.outbox import Outbox
 from dicom_gateway.publisher import Publisher, SettlementCheck
+from dicom_gateway.receiver import Arrival, Receiver
 from dicom_gateway.scp import StorageScp
 from dicom_gateway.settings import GatewaySettings
+from dicom_gateway.watermarks import Load, Watermarks
 from streams.storage.blobs import BlobStore
 
 _log = structlog.get_logger("dicom_gateway")
@@ -30,6 +45,11 @@ EXIT_NOT_STARTED = 2
 
 _STALE_BLOB_SECONDS = 3600.0
 _WATCH_SECONDS = 1.0
+_LOAD_SECONDS = 0.25
+_LOCK_SECONDS = 10.0
+_LOCK_PAUSE_SECONDS = 0.1
+_SPARE_SLOTS = 8
+_OWN_SLOTS = "gateway"
 
 
 class GatewayBusyError(OSError):
@@ -62,57 +82,156 @@ class Gateway:
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         self._settings = settings
+        self._clock = clock or _utc_now
         self.metrics = Metrics()
-        undo: list[Callable[[], object]] = []
-        try:
-            self._lock = _lock(settings.gateway_dir)
-            undo.append(self._lock.close)
-            store = BlobStore(settings.blobs)
-            # No gateway but this one writes here, yet other rooms do: spare what may be theirs.
-            store.sweep(older_than_seconds=_STALE_BLOB_SECONDS, now_seconds=time.time())
-            self.outbox = Outbox(settings.gateway_dir / "outbox.sqlite3", on_append=self._on_append)
-            undo.append(self.outbox.close)
-            self.publisher = Publisher(
-                self.outbox,
-                bootstrap_servers=settings.kafka_bootstrap_servers,
-                log_is_durable=settings.log_is_durable,
-                settlement=settlement,
-                settle_interval_seconds=settings.settle_interval_seconds,
+        self._refusing = ""
+        with contextlib.ExitStack() as undo:
+            lock = undo.enter_context(_lock(settings.gateway_dir))
+            self._build(settings, settlement, lock, undo)
+            self._undo = undo.pop_all()
+
+    def _build(
+        self,
+        settings: GatewaySettings,
+        settlement: SettlementCheck | None,
+        lock: IO[bytes],
+        undo: contextlib.ExitStack,
+    ) -> None:
+        # Everything closes in the opposite order: what receives first, what it needs last.
+        self.entities = entities_of(settings)
+        tls = tls_of(settings)
+        store = BlobStore(settings.blobs)
+        # No gateway but this one writes here, yet other rooms do: spare what may be theirs.
+        store.sweep(older_than_seconds=_STALE_BLOB_SECONDS, now_seconds=time.time())
+        self.outbox = Outbox(settings.gateway_dir / "outbox.sqlite3")
+        undo.callback(self.outbox.close)
+        self.publisher = Publisher(
+            self.outbox,
+            bootstrap_servers=settings.kafka_bootstrap_servers,
+            log_is_durable=settings.log_is_durable,
+            settlement=settlement,
+            settle_interval_seconds=settings.settle_interval_seconds,
+            metrics=self.metrics,
+        )
+        undo.callback(self._stop_publisher)
+        self.filer = Filer(
+            settings.inbox_dir, store, self.outbox, self.metrics, on_filed=self.publisher.notify
+        )
+        if recovered := self.filer.recover():
+            _log.info("inbox-recovered", instances=recovered)
+        undo.callback(self.filer.stop)
+        self.commitment = CommitmentService(
+            self.outbox,
+            store,
+            find_peer=self._find_peer,
+            clock=self._clock,
+            registry=self.metrics.registry,
+        )
+        undo.callback(self.commitment.stop, settings.shutdown_seconds)
+        inbox = Inbox(settings.inbox_dir, token=_OWN_SLOTS, spare=_SPARE_SLOTS)
+        undo.callback(inbox.close)
+        self._receiver = Receiver(
+            inbox,
+            uri=store.uri,
+            on_arrival=self._arrived,
+            clock=self._clock,
+            max_dataset_bytes=settings.dicom_max_dataset_bytes,
+            pressure=lambda: self._refusing,
+        )
+        self.filer.start()
+        self.commitment.start()
+        self.scp: NativeScp | StorageScp
+        if settings.dicom_receive_path == "native":
+            self.scp = NativeScp(
+                settings,
+                entities=self.entities,
+                commitment=self.commitment,
+                filer=self.filer,
+                on_arrival=self._arrived,
                 metrics=self.metrics,
+                keep_open=lock,
             )
-            shown = self.metrics.outbox_records
-            shown.labels("pending").set_function(lambda: self.outbox.counts().pending)
-            shown.labels("published").set_function(lambda: self.outbox.counts().published)
-            receiver = Receiver(
-                store,
-                self.outbox,
-                tenant=settings.tenant,
-                dataset_id=settings.dicom_dataset_id,
-                clock=clock or _utc_now,
-                metrics=self.metrics,
+        else:
+            self.scp = StorageScp(
+                settings,
+                StoreHandler(self._receiver, self._entity_of, self.metrics),
+                entities=self.entities,
+                tls=tls,
+                on_action=ActionHandler(self.commitment.handle_action, self._requester_of),
             )
-            self.scp = StorageScp(settings, StoreHandler(receiver, self.metrics), self.metrics)
-            undo.append(lambda: self.scp.stop(0.0))
-            self.metrics_server = (
-                None
-                if settings.metrics_port is None
-                else MetricsServer(
-                    self.metrics,
-                    self.health,
-                    host=settings.metrics_host,
-                    port=settings.metrics_port,
-                )
+        undo.callback(self.scp.stop, settings.shutdown_seconds)
+        self._show_metrics()
+        self.metrics_server = None
+        if settings.metrics_port is not None:
+            self.metrics_server = MetricsServer(
+                self.metrics, self.health, host=settings.metrics_host, port=settings.metrics_port
             )
-        except BaseException:
-            for step in reversed(undo):
-                step()
-            raise
+            undo.callback(self.metrics_server.close)
+        self._watch = threading.Thread(target=self._watch_load, name="watermarks", daemon=True)
+        self._closing = threading.Event()
+        undo.callback(self._closing.set)
+        self._watch.start()
         self.publisher.start()
 
-    def _on_append(self) -> None:
-        publisher = getattr(self, "publisher", None)
-        if publisher is not None:
-            publisher.notify()
+    def _show_metrics(self) -> None:
+        shown = self.metrics.outbox_records
+        shown.labels("pending").set_function(lambda: self.outbox.counts().pending)
+        shown.labels("published").set_function(lambda: self.outbox.counts().published)
+        self.metrics.associations.set_function(lambda: self.scp.associations)
+        self.metrics.inbox_instances.set_function(lambda: self.filer.waiting[0])
+        self.metrics.inbox_bytes.set_function(lambda: self.filer.waiting[1])
+        self.metrics.refusing.set_function(lambda: float(bool(self._refusing)))
+
+    def _stop_publisher(self) -> None:
+        if self.publisher.is_running:
+            self.publisher.stop(self._settings.shutdown_seconds)
+
+    def _arrived(self, arrival: Arrival) -> None:
+        self.metrics.durable_seconds.observe(arrival.durable_seconds)
+        self.metrics.received_bytes.inc(arrival.arrived.size_bytes)
+        self.filer.submit(arrival)
+
+    def _entity_of(self, assoc: Any) -> Entity:
+        assert isinstance(self.scp, StorageScp)
+        return self.scp.entity_of(assoc)
+
+    def _requester_of(self, assoc: Any) -> Requester:
+        facts = association_of(assoc)
+        return Requester(
+            ae_title=facts.calling_ae_title,
+            own_ae_title=facts.called_ae_title,
+            tenant=self._entity_of(assoc).tenant,
+            association_id=facts.association_id,
+        )
+
+    def _find_peer(self, ae_title: str) -> CommitmentPeer | None:
+        for entity in self.entities.ae.values():
+            peer = entity.commitment.get(ae_title)
+            if peer is not None:
+                tls = client_tls_of(self._settings) if peer.tls else None
+                return CommitmentPeer(ae_title, peer.host, peer.port, tls)
+        return None
+
+    def _watch_load(self) -> None:
+        settings = self._settings
+        marks = Watermarks(
+            min_free_bytes=settings.min_free_bytes,
+            resume_free_bytes=settings.resume_free_bytes,
+            max_inbox_bytes=settings.max_inbox_bytes,
+            max_outbox_records=settings.max_outbox_records,
+        )
+        while not self._closing.wait(_LOAD_SECONDS):
+            free_bytes = shutil.disk_usage(settings.inbox_dir).free
+            self.metrics.disk_free_bytes.set(free_bytes)
+            load = Load(free_bytes, self.filer.waiting[1], self.outbox.counts().pending)
+            refusing = marks.pressure(load, is_refusing=bool(self._refusing))
+            if refusing != self._refusing:
+                _log.warning(
+                    "refusing" if refusing else "taking-again", why=refusing, **asdict(load)
+                )
+                self._refusing = refusing
+                if isinstance(self.scp, NativeScp):
+                    self.scp.set_pressure(refusing)
 
     @property
     def port(self) -> int:
@@ -126,6 +245,7 @@ class Gateway:
         """
         parts = {
             "scp": self.scp.is_running,
+            "filer": self.filer.is_running,
             "outbox": self.outbox.is_running,
             "publisher": self.publisher.is_running,
         }
@@ -135,17 +255,14 @@ class Gateway:
             "log": self.publisher.state,
             "pending": counts.pending,
             "published": counts.published,
+            "inbox": self.filer.waiting[0],
+            "refusing": self._refusing,
             "dicom_port": self.port,
         }
 
     def stop(self) -> None:
-        """Let associations end, drain the outbox, both for a bounded time; then close."""
-        self.scp.stop(self._settings.shutdown_seconds)
-        self.publisher.stop(self._settings.shutdown_seconds)
-        self.outbox.close()
-        if self.metrics_server is not None:
-            self.metrics_server.close()
-        self._lock.close()
+        """Let associations end, file and publish what came, each for a bounded time; then close."""
+        self._undo.close()
 
     def __enter__(self) -> Gateway:
         return self
@@ -178,12 +295,15 @@ def serve(settings: GatewaySettings, settlement: SettlementCheck | None = None) 
     try:
         try:
             gateway = Gateway(settings, settlement)
-        except OSError as error:
+        except (OSError, EntitiesError) as error:
             _log.error("gateway-not-started", error=str(error))
             return EXIT_NOT_STARTED
+        for warning in gateway.entities.warnings():
+            _log.warning("open-to-everyone", warning=warning)
         _log.info(
             "gateway-listening",
-            ae_title=settings.dicom_ae_title,
+            ae_titles=sorted(gateway.entities.ae),
+            receive_path=settings.dicom_receive_path,
             host=settings.dicom_host,
             port=gateway.port,
             metrics_port=gateway.metrics_server.port if gateway.metrics_server else None,
@@ -206,16 +326,23 @@ def serve(settings: GatewaySettings, settlement: SettlementCheck | None = None) 
 def _lock(folder: Path) -> IO[bytes]:
     folder.mkdir(parents=True, exist_ok=True)
     handle = (folder / "lock").open("wb")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            # The receive processes of a gateway that was killed end within moments.
+            if time.monotonic() < deadline:
+                time.sleep(_LOCK_PAUSE_SECONDS)
+                continue
+        else:
+            return handle
         handle.close()
         msg = (
             f"another gateway runs on {folder}; stop it, or set BIODATAMINE_DATA_DIR to another "
             "folder"
         )
-        raise GatewayBusyError(msg) from None
-    return handle
+        raise GatewayBusyError(msg)
 
 
 def _utc_now() -> datetime:

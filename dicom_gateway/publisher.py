@@ -207,7 +207,7 @@ class Publisher:
                 await session.require_topic()
                 await self._verify_log(session)
                 next_settle = time.monotonic() + self._settle_interval_seconds
-            elif not self._outbox.counts().pending:
+            elif not records:
                 await self._wait_for_news(
                     max(0.01, next_settle - now)
                     if waits_to_settle

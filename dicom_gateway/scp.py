@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 import uuid
@@ -11,30 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from pydicom.uid import (
-    ColorPaletteStorage,
-    CTDefinedProcedureProtocolStorage,
-    GenericImplantTemplateStorage,
-    HangingProtocolStorage,
-    ImplantAssemblyTemplateStorage,
-    ImplantTemplateGroupStorage,
-    InventoryStorage,
-    ProtocolApprovalStorage,
-    XADefinedProcedureProtocolStorage,
-)
 from pynetdicom import ALL_TRANSFER_SYNTAXES, _config, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from dicom_gateway.metrics import Metrics
+from dicom_gateway.commitment_pynetdicom import add_commitment_context
+from dicom_gateway.entities import AssociationRefused, Entities, Entity
+from dicom_gateway.listening import ListenError
 from dicom_gateway.part10 import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
     MAX_UID_CHARACTERS,
 )
 from dicom_gateway.settings import GatewaySettings
+from dicom_gateway.sop_classes import NON_PATIENT_OBJECTS, VERIFICATION
 from dicom_gateway.spool import SpooledDataset
 
 _log = structlog.get_logger("dicom_gateway")
@@ -48,27 +41,8 @@ MAX_CONTROL_PDU_BYTES = 1 << 20
 
 _RECEIVE_BYTES = 256 * 1024
 _LISTEN_BACKLOG = 128
-VERIFICATION = "1.2.840.10008.1.1"
 _NO_UID = "-"
 _EVENT_PROTOCOL_ERROR = "Evt19"
-
-
-NON_PATIENT_OBJECTS = (
-    HangingProtocolStorage,
-    ColorPaletteStorage,
-    GenericImplantTemplateStorage,
-    ImplantAssemblyTemplateStorage,
-    ImplantTemplateGroupStorage,
-    CTDefinedProcedureProtocolStorage,
-    ProtocolApprovalStorage,
-    XADefinedProcedureProtocolStorage,
-    InventoryStorage,
-)
-"""Storage SOP classes (PS3.4 annex GG) that pynetdicom's unrestricted service leaves out."""
-
-
-class ListenError(OSError):
-    """The SCP cannot listen; the message says where and what to do."""
 
 
 class _DimseProvider(DIMSEServiceProvider):
@@ -109,8 +83,12 @@ class StorageScp:
         Where, and the bounds.
     on_store : callable
         Answers pynetdicom's C-STORE event with a status.
-    metrics : Metrics
-        Counts.
+    entities : Entities
+        Who may call.
+    tls : SSLContext or None
+        With which peers have to speak.
+    on_action : callable, optional
+        Answers pynetdicom's N-ACTION event; without it storage commitment is not offered.
 
     Raises
     ------
@@ -119,24 +97,34 @@ class StorageScp:
     """
 
     def __init__(
-        self, settings: GatewaySettings, on_store: Callable[[Any], Any], metrics: Metrics
+        self,
+        settings: GatewaySettings,
+        on_store: Callable[[Any], Any],
+        *,
+        entities: Entities,
+        tls: ssl.SSLContext | None = None,
+        on_action: Callable[[Any], Any] | None = None,
     ) -> None:
         # pynetdicom keeps these for the whole process; the gateway has one of its own.
         _config.UNRESTRICTED_STORAGE_SERVICE = True
         _config.LOG_HANDLER_LEVEL = "none"
         self._settings = settings
-        self._metrics = metrics
-        self._open: dict[str, float] = {}
+        self._entities = entities
+        self._open: dict[str, tuple[float, Entity, str]] = {}
         self._lock = threading.Lock()
         self._entity = _entity(settings)
         handlers: list[Any] = [
             (evt.EVT_C_STORE, on_store),
             (evt.EVT_DIMSE_RECV, _complete_request),
+            (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_ESTABLISHED, self._established),
             (evt.EVT_REJECTED, self._rejected),
             (evt.EVT_ABORTED, self._aborted),
             (evt.EVT_CONN_CLOSE, self._closed),
         ]
+        if on_action is not None:
+            handlers.append((evt.EVT_N_ACTION, on_action))
+            add_commitment_context(self._entity)
         spool = settings.gateway_dir / "spool"
         spool.mkdir(parents=True, exist_ok=True)
         address = (settings.dicom_host, settings.dicom_port)
@@ -147,14 +135,11 @@ class StorageScp:
                 settings.dicom_ae_title,
                 self._entity.supported_contexts,
                 evt_handlers=handlers,
+                ssl_context=tls,
                 request_handler=_request_handler(settings, spool),
             )
         except OSError as error:
-            msg = (
-                f"cannot listen on {address[0]}:{address[1]}: {error}; is another gateway running? "
-                "Set BIODATAMINE_DICOM_PORT to a free port"
-            )
-            raise ListenError(msg) from error
+            raise ListenError.at(*address, error) from error
         self._entity._servers.append(self._server)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
@@ -184,11 +169,36 @@ class StorageScp:
         for assoc in list(self._entity.active_associations):
             assoc.abort()
 
+    @property
+    def associations(self) -> int:
+        """Associations that are open."""
+        with self._lock:
+            return len(self._open)
+
+    def entity_of(self, assoc: Any) -> Entity:
+        """Tell which entity an open association called."""
+        with self._lock:
+            return self._open[assoc.name][1]
+
+    def _requested(self, event: Any) -> None:
+        assoc, request = event.assoc, event.assoc.requestor.primitive
+        address = str(assoc.requestor.address)
+        try:
+            entity = self._entities.find(
+                request.called_ae_title or "", request.calling_ae_title or "", address
+            )
+            with self._lock:
+                mine = [peer for _, one, peer in self._open.values() if one is entity]
+                entity.check_load(open_associations=len(mine), open_of_peer=mine.count(address))
+                self._open[assoc.name] = (time.monotonic(), entity, address)
+        except AssociationRefused as refused:
+            _log.warning("association-rejected", peer_address=address, why=str(refused))
+            assoc.acse.send_reject(refused.result, refused.source, refused.reason)
+            assoc.is_rejected = True
+            assoc.kill()
+
     def _established(self, event: Any) -> None:
         assoc = event.assoc
-        with self._lock:
-            self._open[assoc.name] = time.monotonic()
-            self._metrics.associations.set(len(self._open))
         _log.info(
             "association-established",
             association_id=assoc.name,
@@ -211,13 +221,12 @@ class StorageScp:
 
     def _closed(self, event: Any) -> None:
         with self._lock:
-            began = self._open.pop(event.assoc.name, None)
-            self._metrics.associations.set(len(self._open))
-        if began is not None:
+            known = self._open.pop(event.assoc.name, None)
+        if known is not None:
             _log.info(
                 "association-closed",
                 association_id=event.assoc.name,
-                seconds=round(time.monotonic() - began, 3),
+                seconds=round(time.monotonic() - known[0], 3),
             )
         elif event.assoc.requestor.primitive is None:
             # Closed before it asked for an association, as a port scan or a health probe does.

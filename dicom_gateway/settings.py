@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -32,6 +34,28 @@ class GatewaySettings(BaseSettings):
         name, so that memory stays flat whatever is sent.
     dicom_acse_timeout_seconds, dicom_dimse_timeout_seconds, dicom_network_timeout_seconds : float
         How long an association may take to be negotiated, to answer, and to say nothing.
+    dicom_receive_path : str
+        ``native`` receives in processes of our own under pynetdicom's negotiation; ``pynetdicom``
+        in its threads, several times slower, for the day on which ours misbehaves.
+    dicom_receive_processes : int
+        Processes that receive; by default as many as there are cores, at most four.
+    dicom_entities_file : Path or None
+        TOML file with the Application Entities and their rules (``dicom_gateway.entities``);
+        without it one entity takes everything from everyone.
+    dicom_min_bytes_per_second : float
+        Slowest rate at which a message may come, beside ``dicom_dimse_timeout_seconds``.
+    dicom_tls_certificate, dicom_tls_key : Path or None
+        PEM files; with them the SCP speaks TLS and nothing else.
+    dicom_tls_ca : Path or None
+        PEM file with the certificates that clients are trusted by.
+    dicom_tls_client_certificates : str
+        ``none``, ``optional`` or ``required`` (mutual TLS).
+    min_free_bytes, resume_free_bytes : int
+        Below so much free space C-STORE is answered with 0xA700; above so much, with Success again.
+    max_inbox_bytes : int
+        So much may wait to be filed; more is refused with 0xA700.
+    max_outbox_records : int
+        So many events may wait for the log; more are refused with 0xA700.
     shutdown_seconds : float
         How long a stop waits for associations to end, and then for the outbox to drain.
     kafka_bootstrap_servers : str
@@ -58,12 +82,26 @@ class GatewaySettings(BaseSettings):
     dicom_port: int = Field(default=11112, ge=0, le=65535)
     dicom_ae_title: str = Field(default="BIODATAMINE", min_length=1, max_length=16)
     dicom_max_associations: int = Field(default=64, ge=1, le=400)
+    dicom_receive_path: Literal["native", "pynetdicom"] = "native"
+    dicom_receive_processes: int = Field(
+        default_factory=lambda: min(4, os.cpu_count() or 1), ge=1, le=64
+    )
+    dicom_entities_file: Path | None = None
+    dicom_min_bytes_per_second: float = Field(default=4096.0, gt=0)
+    dicom_tls_certificate: Path | None = None
+    dicom_tls_key: Path | None = None
+    dicom_tls_ca: Path | None = None
+    dicom_tls_client_certificates: Literal["none", "optional", "required"] = "none"
     dicom_max_pdu_bytes: int = Field(default=256 * 1024, ge=4096, le=16 * 1024 * 1024)
     dicom_max_dataset_bytes: int = Field(default=4 << 30, ge=1024)
     dicom_spool_bytes: int = Field(default=32 << 20, ge=1024)
     dicom_acse_timeout_seconds: float = Field(default=30.0, gt=0)
     dicom_dimse_timeout_seconds: float = Field(default=60.0, gt=0)
     dicom_network_timeout_seconds: float = Field(default=300.0, gt=0)
+    min_free_bytes: int = Field(default=2 << 30, ge=0)
+    resume_free_bytes: int = Field(default=3 << 30, ge=0)
+    max_inbox_bytes: int = Field(default=4 << 30, ge=1)
+    max_outbox_records: int = Field(default=5_000_000, ge=1)
     shutdown_seconds: float = Field(default=20.0, ge=0)
 
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
@@ -75,8 +113,13 @@ class GatewaySettings(BaseSettings):
 
     @property
     def gateway_dir(self) -> Path:
-        """Folder of the outbox, its lock and the spool."""
+        """Folder of the outbox, its lock, the inbox and the spool."""
         return self.data_dir / "gateway"
+
+    @property
+    def inbox_dir(self) -> Path:
+        """Folder in which instances become durable."""
+        return self.gateway_dir / "inbox"
 
     @property
     def blobs(self) -> str:

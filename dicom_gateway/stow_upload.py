@@ -7,7 +7,9 @@ its head, up to where it names itself; the rest goes to the receiver as it comes
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -38,6 +40,7 @@ MAX_HEAD_BYTES = 1 << 20
 """How much of a dataset is held until it has named its study."""
 
 _FIRST_LOOK_BYTES = 4096
+_MAX_PLACES = 8
 _PLAIN_ENCODINGS = frozenset(("", "binary", "8bit", "7bit", "identity"))
 
 _log = structlog.get_logger("dicom_gateway")
@@ -252,12 +255,11 @@ class _Part:
         self._error = error
         self.abort()
         if not isinstance(error, StoreError | OSError):
-            # Its message may quote the dataset; its type may not.
             _log.error(
                 "stow-instance-fault",
                 association_id=self._origin.association.association_id,
                 error=type(error).__name__,
-                exc_info=error,
+                at=places(error),
             )
 
     def _try_begin(self, *, at_end: bool) -> None:
@@ -300,6 +302,15 @@ class _Part:
             if len(head) > meta.size_bytes:
                 self._sink.write(memoryview(head)[meta.size_bytes :])
         self._head = bytearray()
+
+
+def places(error: BaseException) -> list[str]:
+    """Tell where an unforeseen error arose, the innermost place last.
+
+    A traceback would end with the error's message, which may quote the dataset.
+    """
+    frames = traceback.extract_tb(error.__traceback__)[-_MAX_PLACES:]
+    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
 
 
 def _identify(head: bytes, meta: FileMeta, *, at_end: bool) -> Identifiers | None:

@@ -10,11 +10,13 @@ sent again by the next writer of the same bytes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import unquote, urlsplit
@@ -25,6 +27,7 @@ from schemas import BlobRef
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = "incoming"
+_PIECE_BYTES = 1 << 20
 
 
 class BlobError(OSError):
@@ -51,6 +54,23 @@ class BlobWriter(Protocol):
 
     def abort(self) -> None:
         """Drop what was written; harmless after ``commit``."""
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A finished local file that becomes a blob.
+
+    Parameters
+    ----------
+    path : Path
+        Where it lies now.
+    sha256, size_bytes : str, int
+        Digest and size of the blob; the file may be longer.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
 
 
 class BlobStore:
@@ -150,11 +170,71 @@ class BlobStore:
         """Store what a binary file holds, in pieces of 1 MiB."""
         writer = self.writer()
         try:
-            while piece := source.read(1 << 20):
+            while piece := source.read(_PIECE_BYTES):
                 writer.write(piece)
             return writer.commit(media_type=media_type)
         finally:
             writer.abort()
+
+    def adopt(self, files: Iterable[Adopted]) -> None:
+        """Take finished local files in as blobs; afterwards they are gone from where they were.
+
+        Beside a local store they are moved, not copied, and all folders are fsynced once.
+
+        Parameters
+        ----------
+        files : iterable of Adopted
+            Their first ``size_bytes`` are durable, and what ``sha256`` says.
+
+        Raises
+        ------
+        BlobError
+            If one cannot be taken in. Those before it are; to do it all again is harmless.
+        """
+        touched: set[Path] = set()
+        for file in files:
+            with _as_blob_error(f"blob {file.sha256} cannot be taken in"):
+                if self._local is None:
+                    self._send_file(file)
+                else:
+                    touched.add(self._move_in(file, self._local))
+        if self._fsync:
+            with _as_blob_error("blobs cannot be made durable"):
+                for folder in touched:
+                    _fsync_folder(folder)
+
+    def _move_in(self, file: Adopted, root: Path) -> Path:
+        target = root / _name(file.sha256)
+        if _has_size(target, file.size_bytes):
+            # The same bytes again, or the same call again.
+            file.path.unlink(missing_ok=True)
+            return target.parent
+        try:
+            os.truncate(file.path, file.size_bytes)
+            file.path.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._send_file(file)
+        return target.parent
+
+    def _send_file(self, file: Adopted) -> None:
+        writer, left = self.writer(), file.size_bytes
+        try:
+            with file.path.open("rb") as source:
+                while left and (piece := source.read(min(left, _PIECE_BYTES))):
+                    writer.write(piece)
+                    left -= len(piece)
+            writer.commit()
+        finally:
+            writer.abort()
+        file.path.unlink(missing_ok=True)
+
+    def holds(self, sha256: str, size_bytes: int) -> bool:
+        """Whether the store holds the blob with this digest, whole as far as its size tells."""
+        if self._local is not None:
+            return _has_size(self._local / _name(sha256), size_bytes)
+        return self.exists(sha256)
 
     def local_path(self, ref: BlobRef) -> Path | None:
         """Path of a blob if the store is a local folder and holds it."""
@@ -241,6 +321,13 @@ def _as_blob_error(what: str) -> Iterator[None]:
         raise BlobError(msg) from error
 
 
+def _has_size(path: Path, size_bytes: int) -> bool:
+    try:
+        return path.stat().st_size == size_bytes
+    except FileNotFoundError:
+        return False
+
+
 def _octets(data: bytes | bytearray | memoryview) -> memoryview:
     # A view of 16-bit pixels has half as many elements as bytes.
     return memoryview(data).cast("B")
@@ -316,7 +403,7 @@ class _LocalWriter:
         target = self._root / _name(sha256)
         try:
             # Another length: left by a store that did not fsync and lost power. Ours heals it.
-            if target.is_file() and target.stat().st_size == self._size_bytes:
+            if _has_size(target, self._size_bytes):
                 # The same bytes are there already, but another writer may have renamed them an
                 # instant ago and not yet fsynced the folder: wait for that on our own.
                 if self._fsync:
@@ -417,7 +504,7 @@ class _RemoteWriter:
                 target = self._filesystem.open(uri, "wb")
             self._spool.seek(0)
             with target:
-                while piece := self._spool.read(1 << 20):
+                while piece := self._spool.read(_PIECE_BYTES):
                     target.write(piece)
             self._filesystem.invalidate_cache()
             stored_bytes = self._size_in_store(uri)
