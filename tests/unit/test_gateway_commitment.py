@@ -282,8 +282,10 @@ class Stage:
         return CommitmentService(
             self.outbox,
             self.store,
-            find_peer=lambda title: (
-                None if title in self.unknown else CommitmentPeer(title, "nowhere", 1)
+            find_peer=lambda asker: (
+                None
+                if asker.ae_title in self.unknown
+                else CommitmentPeer(asker.ae_title, "nowhere", 1)
             ),
             clock=self.clock,
             policy=self.policy,
