@@ -22,12 +22,17 @@ import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
+from pydicom.config import IGNORE
 from pydicom.sequence import Sequence as DicomSequence
 
 from dicom_gateway.commitment_request import CommitmentRequest, Reference
 from dicom_gateway.outbox import HeldInstance
 from dicom_gateway.part10 import is_uid
+
+_REFERENCED_SOP_CLASS_UID = 0x00081150
+_REFERENCED_SOP_INSTANCE_UID = 0x00081155
+_TRANSACTION_UID = 0x00081195
 
 ALL_COMMITTED, FAILURES_EXIST = 1, 2
 """Event Type IDs (PS3.4 J.3.3.1)."""
@@ -142,7 +147,7 @@ def report_of(result: CommitmentResult, *, retrieve_ae_title: str = "") -> Datas
         Where the instances can be retrieved; empty leaves (0008,0054) out.
     """
     report = Dataset()
-    report.TransactionUID = result.transaction_uid
+    report.add(_uid(_TRANSACTION_UID, result.transaction_uid))
     if retrieve_ae_title and result.committed:
         report.RetrieveAETitle = retrieve_ae_title
     if result.committed:
@@ -159,7 +164,12 @@ def _items(references: Iterable[Reference]) -> list[Dataset]:
     items = []
     for reference in references:
         item = Dataset()
-        item.ReferencedSOPClassUID = reference.sop_class_uid
-        item.ReferencedSOPInstanceUID = reference.sop_instance_uid
+        item.add(_uid(_REFERENCED_SOP_CLASS_UID, reference.sop_class_uid))
+        item.add(_uid(_REFERENCED_SOP_INSTANCE_UID, reference.sop_instance_uid))
         items.append(item)
     return items
+
+
+def _uid(tag: int, text: str) -> DataElement:
+    # Told back as they came, leading zeros and all; pydicom would warn of each on standard error.
+    return DataElement(tag, "UI", text, validation_mode=IGNORE)

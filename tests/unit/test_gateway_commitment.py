@@ -248,6 +248,15 @@ def test_a_report_without_failures_has_no_failed_sequence() -> None:
     assert "RetrieveAETitle" not in report
 
 
+def test_odd_uids_are_told_back_without_a_word(recwarn: pytest.WarningsRecorder) -> None:
+    odd = (Reference("1.02.3", "1.2.000"), Reference(CT, "0a1b2c3d"))
+    result = CommitmentResult("1.2.007", odd, ((odd[0], FailureReason.NOT_HELD),))
+    for syntax in TRANSFER_SYNTAXES:
+        data = encoded(report_of(result), syntax)
+        assert parse(data, syntax).references == odd
+    assert not recwarn.list
+
+
 # ---- the service
 
 
