@@ -280,7 +280,7 @@ class StowServer:
         self._http = _HttpServer(
             self._service.handle,
             limits=self._limits,
-            # Before Python 3.12 a request whose client has left is told by its body's end alone.
+            # A client that leaves ends its request at once, even while nothing is read of it.
             handler_cancellation=True,
             auto_decompress=False,
             access_log=None,

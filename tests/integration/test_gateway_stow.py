@@ -48,7 +48,7 @@ class Gateway:
         self.folder = folder
         self.arrivals: list[Arrival] = []
         self.pressure = ""
-        self._inbox = Inbox(folder, token="t", spare=0)
+        self._inbox = Inbox(folder, token="t", spare=options.pop("spare", 0))
         receiver = Receiver(
             self._inbox,
             uri=lambda sha256: f"file:///blobs/{sha256}",
