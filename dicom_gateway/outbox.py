@@ -11,7 +11,7 @@ States of a record::
        +------------- the log was lost ------+
 
 With a durable log an acknowledgement settles. A settled record keeps its identities, so that the
-same instance is recognised for ever, and drops its event: some 500 bytes for each distinct file.
+same instance is recognised for ever, and drops its event: some 350 bytes for each distinct file.
 Nothing else grows.
 """
 
