@@ -6,7 +6,7 @@ import warnings
 
 import typer
 
-from streams.commands import bench, demo, dlq, ingest, inspect, look, send, servers
+from streams.commands import bench, demo, dlq, gateway, ingest, inspect, look, send, servers
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,7 +18,7 @@ app = typer.Typer(
 app.command("demo", rich_help_panel="Run")(demo.demo)
 app.command("up", rich_help_panel="Run")(servers.up)
 app.command("worker", rich_help_panel="Run")(servers.worker)
-app.add_typer(servers.gateway, name="gateway", rich_help_panel="Run")
+app.add_typer(gateway.app, name="gateway", rich_help_panel="Run")
 app.command("topics", rich_help_panel="Run")(servers.topics)
 app.command("migrate", rich_help_panel="Run")(servers.migrate)
 app.command("send", rich_help_panel="Send")(send.send)

@@ -11,6 +11,7 @@ import os
 import queue
 import shutil
 import socket
+import ssl
 import tempfile
 import threading
 import time
@@ -292,6 +293,7 @@ def send(
     calling_aet: str = "BDM-SEND",
     on_progress: OnProgress | None = None,
     associations: int = 1,
+    tls: ssl.SSLContext | None = None,
 ) -> SendReport:
     """Send all DICOM files among some files and folders by C-STORE.
 
@@ -309,11 +311,13 @@ def send(
         See ``OnProgress``.
     associations : int
         How many at the same time.
+    tls : ssl.SSLContext, optional
+        See ``dicom_gateway.tls.client_context``; no TLS without it.
 
     Raises
     ------
     SendError
-        If a path does not exist, nothing listens there, or the association is rejected.
+        If a path does not exist, nothing listens there, TLS fails, or the association is rejected.
     """
     # Sends the bytes behind the File Meta Information in pieces; pynetdicom keeps this for the
     # whole process.
@@ -321,7 +325,7 @@ def send(
     _config.LOG_HANDLER_LEVEL = "none"
     started = time.perf_counter()
     examined = [examine(path) for path in find_files(paths)]
-    run = _Run(host, port, called_aet, calling_aet, on_progress, total=len(examined))
+    run = _Run(host, port, called_aet, calling_aet, on_progress, len(examined), tls)
     sendable = []
     for one in examined:
         if isinstance(one, FileResult):
@@ -361,6 +365,7 @@ class _Run:
     calling_aet: str
     on_progress: OnProgress | None
     total: int
+    tls: ssl.SSLContext | None = None
     results: list[FileResult] = field(default_factory=list)
     opened: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -373,7 +378,12 @@ class _Run:
 
     def require_listener(self) -> None:
         try:
-            socket.create_connection((self.host, self.port), _CONNECT_SECONDS).close()
+            with socket.create_connection((self.host, self.port), _CONNECT_SECONDS) as plain:
+                if self.tls is not None:
+                    self.tls.wrap_socket(plain, server_hostname=self.host).close()
+        except ssl.SSLError as error:
+            msg = f"TLS with {self.host}:{self.port} failed ({error.reason}); {self._hint}"
+            raise SendError(msg) from error
         except OSError as error:
             msg = (
                 f"nothing listens on {self.host}:{self.port} ({error}); is `biodatamine up` "
@@ -418,6 +428,7 @@ class _Run:
             contexts,
             ae_title=self.called_aet,
             max_pdu=_MAX_PDU_BYTES,
+            tls_args=None if self.tls is None else (self.tls, self.host),
             evt_handlers=[
                 (evt.EVT_CONN_OPEN, _opened),
                 (evt.EVT_CONN_CLOSE, _closed),
@@ -431,7 +442,14 @@ class _Run:
             return f"{where} rejected the association: {answer.reason_str}"
         if assoc.rejected_contexts:
             return f"{where} accepts none of the SOP classes or transfer syntaxes of these files"
-        return f"{where} ended the association; see the gateway's log"
+        return f"{where} ended the association; see the receiver's log; {self._hint}"
+
+    @property
+    def _hint(self) -> str:
+        return (
+            f"`biodatamine gateway check {self.host} {self.port} --called {self.called_aet}"
+            f"{' --tls ...' if self.tls else ''}` says what is wrong"
+        )
 
     def _send(self, assoc: Any, file: Sendable) -> FileResult:
         accepted = {

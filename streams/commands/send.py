@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streams.commands.common import AsJson, DataDir, console, fail, print_json, progress_bar, table
+from streams.commands.gateway import (
+    Tls,
+    TlsAnyHostName,
+    TlsCa,
+    TlsCertificate,
+    TlsKey,
+    tls_client_context,
+)
 
 if TYPE_CHECKING:
+    import ssl
+
     from streams.send import SendReport
 
 
@@ -23,6 +33,11 @@ def send(
     called_aet: Annotated[str, typer.Option("--aec", help="Called AE title.")] = "",
     calling_aet: Annotated[str, typer.Option("--aet", help="Calling AE title.")] = "BDM-SEND",
     associations: Annotated[int, typer.Option(min=1, max=32, help="How many at once.")] = 1,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    tls_any_host_name: TlsAnyHostName = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -38,6 +53,9 @@ def send(
     stack = read_stack(load_settings(data_dir).data_dir)
     default = GatewaySettings()
     known = stack.addresses if stack and stack.addresses.dicom_port else None
+    context = tls_client_context(
+        tls=tls, ca=tls_ca, certificate=tls_cert, key=tls_key, any_host_name=tls_any_host_name
+    )
     try:
         report = send_with_progress(
             paths,
@@ -47,6 +65,7 @@ def send(
             or (known.dicom_ae_title if known and known.dicom_ae_title else default.dicom_ae_title),
             calling_aet=calling_aet,
             associations=associations,
+            tls=context,
         )
     except SendError as error:
         fail(str(error))
@@ -70,6 +89,7 @@ def send_with_progress(
     called_aet: str,
     calling_aet: str,
     associations: int = 1,
+    tls: ssl.SSLContext | None = None,
 ) -> SendReport:
     """Send files and show how far it is; see ``streams.send.send``."""
     from streams.send import FileResult
@@ -89,6 +109,7 @@ def send_with_progress(
             called_aet=called_aet,
             calling_aet=calling_aet,
             associations=associations,
+            tls=tls,
             on_progress=show,
         )
 

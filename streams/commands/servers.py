@@ -1,4 +1,4 @@
-"""Running things: the whole stack, a worker, the gateway; making topics and tables."""
+"""Running things: the whole stack, a worker; making topics and tables."""
 
 from __future__ import annotations
 
@@ -297,39 +297,6 @@ def worker(
         settings = load_settings(data_dir, **given)
         configure_logs(settings.log_level)
         status = asyncio.run(run(create_app(settings)))
-    raise typer.Exit(status)
-
-
-gateway = typer.Typer(no_args_is_help=True, help="The DICOM gateway: a durable Storage SCP.")
-
-
-@gateway.callback()
-def _gateway() -> None:
-    """Keep ``serve`` a subcommand although it is the only one."""
-
-
-@gateway.command("serve")
-def gateway_serve(data_dir: DataDir = None) -> None:
-    """Receive C-STORE and publish to files-received; settings are BIODATAMINE_DICOM_*."""
-    import dicom_gateway
-    from streams.storage.clickhouse import ClickHouse
-    from streams.storage.settlement import ClickHouseSettlement
-
-    with clear_errors():
-        settings = load_settings(data_dir)
-        given: dict[str, Any] = {
-            "data_dir": settings.data_dir,
-            "blob_url": settings.blob_url,
-            "kafka_bootstrap_servers": settings.kafka_bootstrap_servers,
-            "log_is_durable": settings.log_is_durable,
-        }
-        # Only a log that forgets needs rows as proof; Apache Kafka's acknowledgement is one.
-        settlement = (
-            None
-            if settings.log_is_durable
-            else ClickHouseSettlement(ClickHouse(settings.clickhouse_url))
-        )
-        status = dicom_gateway.serve(dicom_gateway.GatewaySettings(**given), settlement)
     raise typer.Exit(status)
 
 
