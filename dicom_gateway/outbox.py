@@ -510,12 +510,15 @@ class Outbox:
 
     def _transact(self, runs: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
         connection = self._writer
+        appended_seq = self._appended_seq
         connection.execute("BEGIN IMMEDIATE")
         try:
             self._pending_change = self._published_change = 0
             results = [run(connection) for run in runs]
             connection.execute("COMMIT")
         except BaseException:
+            # Rows to come will have these numbers: they must not be released with the earlier ones.
+            self._appended_seq = appended_seq
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise

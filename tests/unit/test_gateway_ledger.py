@@ -78,6 +78,7 @@ def outbox(path: Path) -> Iterator[Outbox]:
 
 
 def values(outbox: Outbox) -> list[FileReceived]:
+    outbox.release()
     return [decode(record.value, FileReceived) for record in outbox.pending(10_000)]
 
 
@@ -95,7 +96,7 @@ def test_an_arrival_is_the_same_whether_made_of_the_event_or_of_its_bytes() -> N
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"{}", b'{"image_id": 5}', b"\xff"])
 def test_bytes_that_are_no_event_make_no_arrival(junk: bytes) -> None:
-    with pytest.raises(ValueError, match=r"no files-received event|column 1"):
+    with pytest.raises(ValueError, match=r"no files-received event|column \d"):
         Arrived.of_encoded(junk)
 
 
@@ -114,6 +115,7 @@ def test_a_group_is_told_apart_within_itself_and_against_what_was_there(outbox: 
 def test_a_group_stores_the_bytes_as_they_are(outbox: Outbox) -> None:
     one = Arrived.of(event("1.5"))
     outbox.append_all([one]).result()
+    outbox.release()
     (record,) = outbox.pending(9)
     assert (record.key, record.value, record.event_id) == (one.key, one.value, one.event_id)
 
@@ -136,6 +138,29 @@ def test_a_group_is_one_transaction(outbox: Outbox) -> None:
     assert statements.count("COMMIT") == 1
 
 
+def test_a_record_is_published_only_when_it_is_released(outbox: Outbox) -> None:
+    first, second = (Arrived.of(event(f"1.{i}")) for i in range(2))
+    outbox.append_all([first]).result()
+    assert outbox.pending(9) == []
+    outbox.release()
+    outbox.append_all([second]).result()
+    assert [r.event_id for r in outbox.pending(9)] == [first.event_id]
+    outbox.release()
+    assert [r.event_id for r in outbox.pending(9)] == [first.event_id, second.event_id]
+
+
+def test_a_group_that_is_rolled_back_releases_none_that_comes_later(outbox: Outbox) -> None:
+    def fail(connection: sqlite3.Connection) -> None:
+        outbox._append_all(connection, [Arrived.of(event(f"1.{i}")) for i in range(5)])
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        outbox.transact(fail).result()
+    outbox.release()
+    outbox.append_all([Arrived.of(event("1.9"))]).result()
+    assert outbox.pending(9) == []
+
+
 # ---- lookups
 
 
@@ -148,6 +173,7 @@ def test_instances_are_found_by_tenant_and_uid(outbox: Outbox) -> None:
         "1.6": [HeldInstance(MR, c.image_id, 7)],
     }
     assert outbox.find_instances("t", []) == {}
+    outbox.release()
     outbox.mark_published(
         [Acknowledged(r.seq, r.event_id, 0, 1) for r in outbox.pending(9)], settled=True
     ).result()
