@@ -36,6 +36,13 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import build_context
 
+from dicom_gateway.check_words import (
+    ABORT_REASONS,
+    CONTEXT_RESULTS,
+    OTHER_PROTOCOLS,
+    REJECTIONS,
+    TOO_OLD,
+)
 from dicom_gateway.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_gateway.tls import validity
 
@@ -54,81 +61,6 @@ _MAX_PDU_BYTES = 16_384
 _CONTEXT_ID = 1
 _PROBE_SECONDS = 3.0
 _TLS_RECORDS = (0x15, 0x16)
-
-# First bytes of what else answers on a port.
-_OTHER_PROTOCOLS = (
-    (b"HTTP/", "a web server (HTTP)"),
-    (b"<", "a web server (HTML)"),
-    (b"SSH-", "an SSH server"),
-    (b"220", "a mail or FTP server"),
-    (b"* OK", "a mail server (IMAP)"),
-    (b"+OK", "a mail server (POP3)"),
-    (b"-ERR", "a Redis server"),
-    (b"\x0b", "an HL7 interface (MLLP)"),
-    (b"RFB ", "a VNC server"),
-)
-
-# (result, source, reason) of an A-ASSOCIATE-RJ, PS3.8 9.3.4 -> what it means, what to change where.
-_REJECTIONS: dict[tuple[int, int], tuple[str, str]] = {
-    (1, 1): (
-        "no reason given",
-        "Look into the peer's log; most often it does not know the calling AE title.",
-    ),
-    (1, 2): (
-        "application context name not supported",
-        "The peer is very old or no ordinary DICOM node: check that port {port} is its DICOM port.",
-    ),
-    (1, 3): (
-        "calling AE title not recognized",
-        "On the peer, add {calling} (with this machine's address) to the nodes that may call it, "
-        "or call with a title that it knows: --calling.",
-    ),
-    (1, 7): (
-        "called AE title not recognized",
-        "On this side, correct the called AE title {called} (case counts): --called. Or give the "
-        "peer that title.",
-    ),
-    (2, 1): (
-        "no reason given, by its association control",
-        "Look into the peer's log.",
-    ),
-    (2, 2): (
-        "protocol version not supported",
-        "The peer's upper layer is no DICOM one: check that port {port} is its DICOM port.",
-    ),
-    (3, 1): (
-        "temporary congestion",
-        "The peer is busy: try again later; if it lasts, look at its load.",
-    ),
-    (3, 2): (
-        "local limit exceeded",
-        "The peer has as many associations as it takes: end some, or raise its limit.",
-    ),
-}
-
-_TOO_OLD = (
-    "ALERT_PROTOCOL_VERSION",
-    "UNSUPPORTED_PROTOCOL",
-    "NO_SHARED_CIPHER",
-    "ALERT_INSUFFICIENT_SECURITY",
-    "DH_KEY_TOO_SMALL",
-)
-
-_ABORT_REASONS = {
-    0: "no reason given",
-    1: "unrecognized PDU",
-    2: "unexpected PDU",
-    4: "unrecognized PDU parameter",
-    5: "unexpected PDU parameter",
-    6: "invalid PDU parameter value",
-}
-
-_CONTEXT_RESULTS = {
-    1: "user rejection",
-    2: "no reason",
-    3: "abstract syntax not supported",
-    4: "transfer syntaxes not supported",
-}
 
 
 @dataclass(frozen=True)
@@ -416,7 +348,7 @@ class _Run:
                     "On the peer, add this side's certificate or its authority to the trusted "
                     "ones; or give another one: --tls-cert, --tls-key.",
                 )
-        if any(word in reason for word in _TOO_OLD):
+        if any(word in reason for word in TOO_OLD):
             return _Failed(
                 "tls-too-old",
                 f"{self.where} offers no TLS 1.2 or 1.3 with the suites of BCP 195 "
@@ -514,7 +446,7 @@ class _Run:
     def pdu_type(self, header: bytes) -> int:
         if header[0] in _TLS_RECORDS and header[1] == 0x03 and self.tls is None:
             raise self.tls_expected()
-        for start, name in _OTHER_PROTOCOLS:
+        for start, name in OTHER_PROTOCOLS:
             if header.startswith(start):
                 raise self.not_dicom(header, name)
         length = int.from_bytes(header[2:6], "big")
@@ -546,7 +478,7 @@ class _Run:
     def echo(self, context_result: int) -> None:
         assert self.connection is not None
         if context_result != 0:
-            why = _CONTEXT_RESULTS.get(context_result, f"result {context_result}")
+            why = CONTEXT_RESULTS.get(context_result, f"result {context_result}")
             self.release()
             raise _Failed(
                 "verification-not-supported",
@@ -612,7 +544,7 @@ class _Run:
             del error
             return self.not_dicom(pdu, "an answer that is no A-ASSOCIATE-RJ")
         result, source, reason = codes
-        meaning, advice = _REJECTIONS.get(
+        meaning, advice = REJECTIONS.get(
             (source, reason), ("a reason that the standard does not know", "Look into its log.")
         )
         how = "for now" if result == 2 else "for good"
@@ -630,7 +562,7 @@ class _Run:
             abort.decode(pdu)
             source, reason = abort.source or 0, abort.reason_diagnostic or 0
         by = "its service provider" if source == 2 else "its application"
-        why = f": {_ABORT_REASONS.get(reason, reason)}" if source == 2 else ""
+        why = f": {ABORT_REASONS.get(reason, reason)}" if source == 2 else ""
         return _Failed(
             "aborted",
             f"{self.where} aborted the association {when} (by {by}{why})",
@@ -640,7 +572,7 @@ class _Run:
 
     def closed(self, begun: bytes) -> _Failed:
         if self.tls is None and begun[:1] not in map(bytes, ([1], [2], [3])):
-            for start, name in _OTHER_PROTOCOLS:
+            for start, name in OTHER_PROTOCOLS:
                 if begun and (begun.startswith(start) or start.startswith(begun)):
                     return self.not_dicom(begun, name)
             if self.speaks_tls():

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dicom_gateway.part10 import MAX_UID_CHARACTERS
 from dicom_gateway.pdu import AbortReason, ProtocolError
 
 MAX_COMMAND_BYTES = 64 * 1024
@@ -125,11 +126,14 @@ def write_response(
         _DATASET_TYPE: struct.pack("<H", _NO_DATASET),
         _STATUS: struct.pack("<H", status),
     }
-    # A response names the SOP class and instance as affected, whatever the request called them.
-    if request.sop_class_uid:
-        values[_AFFECTED_SOP_CLASS] = _padded_uid(request.sop_class_uid)
-    if request.sop_instance_uid:
-        values[_AFFECTED_INSTANCE] = _padded_uid(request.sop_instance_uid)
+    # A response names the SOP class and instance as affected, whatever the request called them;
+    # what cannot be a UID is not said again: senders choke on it.
+    for element, uid in (
+        (_AFFECTED_SOP_CLASS, request.sop_class_uid),
+        (_AFFECTED_INSTANCE, request.sop_instance_uid),
+    ):
+        if 0 < len(uid) <= MAX_UID_CHARACTERS:
+            values[element] = _padded_uid(uid)
     if comment:
         text = comment[:64].encode("ascii", "replace")
         values[_ERROR_COMMENT] = text + b" " * (len(text) % 2)

@@ -204,12 +204,12 @@ class Gateway:
             association_id=facts.association_id,
         )
 
-    def _find_peer(self, ae_title: str) -> CommitmentPeer | None:
+    def _find_peer(self, requester: Requester) -> CommitmentPeer | None:
         for entity in self.entities.ae.values():
-            peer = entity.commitment.get(ae_title)
+            peer = entity.commitment.get(requester.ae_title)
             if peer is not None:
                 tls = client_tls_of(self._settings) if peer.tls else None
-                return CommitmentPeer(ae_title, peer.host, peer.port, tls)
+                return CommitmentPeer(requester.ae_title, peer.host, peer.port, tls)
         return None
 
     def _watch_load(self) -> None:

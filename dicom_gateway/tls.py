@@ -4,6 +4,9 @@ PS3.15 B.12, "BCP 195 RFC 8996, 9325 TLS Secure Transport Connection Profile": T
 TLS 1.2 with the suites of RFC 9325 4.2 (ephemeral elliptic-curve keys, AES-GCM), nothing older, no
 compression, no renegotiation. A peer is trusted if its certificate, or one that signed it, is in
 the given file: hospitals list certificates of single devices as often as those of an authority.
+
+Give servers a certificate with an RSA key of 2048 bits or more: senders that speak TLS 1.2 only, as
+many modalities and dcmtk do by default, often have no suite for one on an elliptic curve.
 """
 
 from __future__ import annotations
