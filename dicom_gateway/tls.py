@@ -5,8 +5,8 @@ TLS 1.2 with the suites of RFC 9325 4.2 (ephemeral elliptic-curve keys, AES-GCM)
 compression, no renegotiation. A peer is trusted if its certificate, or one that signed it, is in
 the given file: hospitals list certificates of single devices as often as those of an authority.
 
-Give servers a certificate with an RSA key of 2048 bits or more: senders that speak TLS 1.2 only, as
-many modalities and dcmtk do by default, often have no suite for one on an elliptic curve.
+Give servers a certificate with an RSA key of 2048 bits or more: in TLS 1.2, dcmtk's default profile
+(3.6.7) has no suite for a certificate on an elliptic curve.
 """
 
 from __future__ import annotations

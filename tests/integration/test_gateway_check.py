@@ -16,7 +16,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from pydicom.uid import CTImageStorage
+from pydicom.data import get_testdata_file
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 
@@ -466,6 +467,48 @@ def test_storescp_with_tls(
     with dcmtk("storescp", "-od", tmp_path, *tls, "-rc") as port:
         assert verify(port, tls=own).is_ok
         assert code(verify(port, tls=trusting)) == "client-certificate-required"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_storescu_sends_over_our_tls(authority: Authority, version: ssl.TLSVersion) -> None:
+    program = shutil.which("storescu")
+    if program is None:
+        pytest.skip("storescu of dcmtk is not installed")
+    # In TLS 1.2 dcmtk offers suites for RSA certificates only.
+    identity = authority.issue("rsa", rsa=True)
+    ours = server_context(
+        certificate=identity.certificate,
+        key=identity.key,
+        ca=authority.certificate,
+        client_certificates="required",
+        now=NOW,
+    )
+    ours.maximum_version = version
+    client = authority.issue("storescu")
+    stored: list[bytes] = []
+
+    def keep(event: evt.Event) -> int:
+        stored.append(event.request.DataSet.getvalue())
+        return 0
+
+    entity = ApplicationEntity("PEER")
+    entity.add_supported_context(CTImageStorage, ExplicitVRLittleEndian)
+    server = entity.start_server(
+        (HOST, 0), block=False, ssl_context=ours, evt_handlers=[(evt.EVT_C_STORE, keep)]
+    )
+    assert server is not None
+    file = Path(str(get_testdata_file("CT_small.dcm")))
+    try:
+        done = subprocess.run(
+            [program, "+tls", client.key, client.certificate, "+cf", authority.certificate,
+             HOST, str(server.server_address[1]), file],
+            check=False, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    finally:
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert len(stored) == 1
+    assert len(stored[0]) > 32_000
 
 
 @pytest.mark.parametrize("asked", ["none", "required"])

@@ -43,6 +43,7 @@ class Authority:
         *,
         hosts: str = "IP:127.0.0.1,DNS:localhost",
         valid: tuple[datetime, datetime] | None = None,
+        rsa: bool = False,
     ) -> Identity:
         """Make a certificate that the authority signs.
 
@@ -54,12 +55,14 @@ class Authority:
             Its subjectAltName, as openssl writes it.
         valid : tuple of datetime
             From when until when; 30 days from now without it.
+        rsa : bool
+            Whether its key is one of RSA instead of elliptic curves.
         """
         made = Identity(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         request = self._folder / f"{name}.csr"
         _openssl(
-            "req", "-new", *_NEW_KEY, "-keyout", made.key, "-out", request, "-subj", f"/CN={name}",
-            "-addext", f"subjectAltName={hosts}",
+            "req", "-new", *(_NEW_RSA_KEY if rsa else _NEW_KEY), "-keyout", made.key,
+            "-out", request, "-subj", f"/CN={name}", "-addext", f"subjectAltName={hosts}",
         )  # fmt: skip
         if valid is None:
             _openssl(
@@ -88,6 +91,7 @@ class Authority:
 
 
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+_NEW_RSA_KEY = ("-newkey", "rsa:2048", "-nodes")
 
 
 def _openssl(*arguments: str | Path) -> None:
