@@ -38,6 +38,7 @@ from tests.support.receivers import (
     orthanc_settings,
     plain_pynetdicom,
     storescp,
+    storescp_as_shipped,
 )
 from tests.support.servers import in_thread, tansu_server
 
@@ -45,6 +46,8 @@ _console = Console(stderr=True)
 _TEMPLATE = "693_UNCI.dcm"  # CT, 512 x 512 x 16 bit, 0.5 MB
 _WARM_UP = 8
 _NAGLE_INSTANCES = 100
+_SHIPPED = "dcmtk, as shipped"
+_MAIN = ("gateway", "dcmtk", _SHIPPED, "orthanc", "pynetdicom")
 
 Start = Callable[[Path, int], Command]
 
@@ -141,6 +144,7 @@ def _entries(options: argparse.Namespace) -> list[Entry]:
     few = min(options.instances, _NAGLE_INSTANCES)
     entries = [
         *(Entry(name, start, options.rounds, options.instances) for name, start in starts.items()),
+        Entry(_SHIPPED, storescp_as_shipped, options.rounds, options.instances),
         Entry("gateway, publishing", ours, 1, options.instances, with_broker=True),
         *(Entry(f"{name}, Nagle", start, 1, few, nodelay=False) for name, start in starts.items()),
     ]
@@ -239,8 +243,27 @@ def _report(figures: Figures, options: argparse.Namespace) -> dict[str, object]:
         "cpus": os.cpu_count(),
         "receivers": _described(options),
         "associations": shown,
+        "gateway as a multiple of (speed, CPU)": _ratios(figures, options.associations),
         "bars": {} if options.only else _bars(figures, options.associations),
     }
+
+
+def _ratios(figures: Figures, counts: Sequence[int]) -> dict[str, dict[str, list[float]]]:
+    """Speed and CPU an instance, as multiples of each other receiver's."""
+
+    def ratio(count: int, name: str, what: str) -> float:
+        other = figures.median(count, name, what)
+        return round(figures.median(count, "gateway", what) / other, 2) if other else 0.0
+
+    return {
+        str(count): {
+            name: [ratio(count, name, "instances_per_second"),
+                   ratio(count, name, "cpu_ms_per_instance")]
+            for name in _MAIN[1:]
+            if {(count, "gateway"), (count, name)} <= set(figures.samples)
+        }
+        for count in counts
+    }  # fmt: skip
 
 
 def _described(options: argparse.Namespace) -> dict[str, object]:
@@ -257,6 +280,8 @@ def _described(options: argparse.Namespace) -> dict[str, object]:
         f"(nothing listens on {NO_BROKER}), so that all stays pending in the outbox",
         "gateway, publishing": "the same, publishing to an embedded broker meanwhile; one round",
         "dcmtk": " ".join(storescp(Path("DIR"), 0, max_pdu_bytes=options.peer_pdu).argv),
+        _SHIPPED: " ".join(storescp_as_shipped(Path("DIR"), 0).argv)
+        + " (decodes and encodes each dataset; no bar is about it)",
         "dcmtk version": version("storescp", "--version"),
         "orthanc": orthanc_settings(Path("DIR"), 0, max_pdu_bytes=options.peer_pdu),
         "orthanc version": version(program, "--version"),

@@ -69,10 +69,18 @@ def gateway(
 
 def storescp(folder: Path, port: int, *, max_pdu_bytes: int = 131072) -> Command:
     """dcmtk's Storage SCP, as fast as it goes: data written as they come, a process each peer."""
-    return Command(
-        ["storescp", "--fork", "--accept-all", "--bit-preserving", "--max-pdu", str(max_pdu_bytes),
-         "--output-directory", str(folder), str(port)],
-    )  # fmt: skip
+    options = ["--bit-preserving", "--max-pdu", str(max_pdu_bytes)]
+    return _storescp(folder, port, options)
+
+
+def storescp_as_shipped(folder: Path, port: int) -> Command:
+    """dcmtk's Storage SCP without these options: decodes each dataset and encodes it again."""
+    return _storescp(folder, port, [])
+
+
+def _storescp(folder: Path, port: int, options: Sequence[str]) -> Command:
+    always = ["storescp", "--fork", "--accept-all"]
+    return Command([*always, *options, "--output-directory", str(folder), str(port)])
 
 
 def orthanc_program() -> str | None:
@@ -254,4 +262,5 @@ __all__ = [
     "orthanc_settings",
     "plain_pynetdicom",
     "storescp",
+    "storescp_as_shipped",
 ]
