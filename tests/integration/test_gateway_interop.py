@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -20,9 +21,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import SecondaryCaptureImageStorage
 from pynetdicom import ALL_TRANSFER_SYNTAXES
+from pynetdicom.ae import ApplicationEntity
 from pynetdicom.dsutils import split_dataset
 
 from dicom_gateway import GatewaySettings
@@ -272,6 +275,126 @@ def test_orthanc_pushes_to_the_gateway(
 @needs_orthanc
 def test_orthanc_echoes(orthanc_peer: Orthanc) -> None:
     assert orthanc_peer.post("/modalities/gateway/echo", b"{}") == {}
+
+
+# ---- TLS
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Private key and certificate, which all sides have and trust."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "90",
+        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        "-keyout", key, "-out", certificate)  # fmt: skip
+    return key, certificate
+
+
+@pytest.fixture(scope="module")
+def dcmtk_tls(identity: tuple[Path, Path]) -> list[str]:
+    """dcmtk's options for mutual TLS."""
+    key, certificate = map(str, identity)
+    return ["--enable-tls", key, certificate, "--add-cert-file", certificate]
+
+
+@pytest.fixture(scope="module")
+def running_tls(
+    receive_path: str,
+    identity: tuple[Path, Path],
+    dcmtk_tls: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Receiving]:
+    """A gateway process that wants mutual TLS."""
+    folder = tmp_path_factory.mktemp("gateway_tls")
+    port = free_port()
+    settings = {
+        "BIODATAMINE_DICOM_RECEIVE_PATH": receive_path,
+        "BIODATAMINE_DICOM_TLS_KEY": str(identity[0]),
+        "BIODATAMINE_DICOM_TLS_CERTIFICATE": str(identity[1]),
+        "BIODATAMINE_DICOM_TLS_CA": str(identity[1]),
+        "BIODATAMINE_DICOM_TLS_CLIENT_CERTIFICATES": "required",
+    }
+    command = gateway(folder, port, settings=settings)
+    with ReceiverProcess(command, port, folder / "gateway.log", echo_options=dcmtk_tls):
+        yield _Folder(port, folder / "data" / "blobs", _BLOB)
+
+
+def test_dcmtk_storescu_pushes_over_mutual_tls(
+    running_tls: Receiving, reference: Receiving, dcmtk_tls: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "sent.dcm"
+    instance = make_instance(path, "1.2.840.10008.1.2.1")
+    run("storescu", "127.0.0.1", str(reference.port), path)
+    run("storescu", *dcmtk_tls, "127.0.0.1", str(running_tls.port), path)
+    assert received(running_tls, instance) == received(reference, instance)
+
+
+def test_pynetdicom_pushes_over_mutual_tls(
+    running_tls: Receiving, reference: Receiving, identity: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "sent.dcm"
+    instance = make_instance(path, "1.2.840.10008.1.2.1")
+    context = ssl.create_default_context(cafile=str(identity[1]))
+    context.load_cert_chain(identity[1], identity[0])
+    entity = ApplicationEntity("TESTER")
+    entity.add_requested_context(SecondaryCaptureImageStorage, "1.2.840.10008.1.2.1")
+    for receiver, tls in ((reference, None), (running_tls, (context, "localhost"))):
+        association = entity.associate("127.0.0.1", receiver.port, tls_args=tls)
+        assert association.is_established
+        assert association.send_c_store(dcmread(path)).Status == 0x0000
+        association.release()
+    assert received(running_tls, instance) == received(reference, instance)
+
+
+def test_peers_without_tls_or_without_a_certificate_are_not_answered(
+    running_tls: Receiving, identity: tuple[Path, Path], dcmtk_tls: list[str]
+) -> None:
+    where = ["127.0.0.1", str(running_tls.port)]
+    waits = ["-to", "5", "-ta", "5", "-td", "5"]
+    for options in ([], ["--anonymous-tls", "--add-cert-file", str(identity[1])]):
+        asked = subprocess.run(
+            ["echoscu", *waits, *options, *where], capture_output=True, timeout=60, check=False
+        )
+        assert asked.returncode != 0
+    run("echoscu", *dcmtk_tls, *where)
+
+
+@needs_orthanc
+def test_orthanc_pushes_over_mutual_tls(
+    running_tls: Receiving,
+    reference: Receiving,
+    identity: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    port, http_port = free_port(), free_port()
+    key, certificate = map(str, identity)
+    command = orthanc(
+        tmp_path,
+        port,
+        http_port=http_port,
+        DicomTlsPrivateKey=key,
+        DicomTlsCertificate=certificate,
+        DicomTlsTrustedCertificates=certificate,
+        DicomModalities={
+            "gateway": {
+                "AET": "BIODATAMINE",
+                "Host": "127.0.0.1",
+                "Port": running_tls.port,
+                "UseDicomTls": True,
+            },
+            "reference": ["STORESCP", "127.0.0.1", reference.port],
+        },
+    )
+    path = tmp_path / "sent.dcm"
+    instance = make_instance(path, "1.2.840.10008.1.2.1")
+    with ReceiverProcess(command, port, tmp_path / "orthanc.log"):
+        peer = Orthanc(http_port)
+        name = peer.post("/instances", path.read_bytes())["ID"]
+        for modality in ("reference", "gateway"):
+            answer = peer.post(f"/modalities/{modality}/store", json.dumps([name]).encode())
+            assert answer["FailedInstancesCount"] == 0
+    assert received(running_tls, instance) == received(reference, instance)
 
 
 # ---- verification and AE titles

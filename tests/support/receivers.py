@@ -144,9 +144,20 @@ class ReceiverProcess:
         Takes its output.
     nodelay : bool
         See ``dcmtk_env``; those that are not made with dcmtk look at the variable or always do.
+    echo_options : sequence of str
+        Options of the ``echoscu`` that finds out whether it answers, such as those for TLS.
     """
 
-    def __init__(self, command: Command, port: int, log: Path, *, nodelay: bool = True) -> None:
+    def __init__(
+        self,
+        command: Command,
+        port: int,
+        log: Path,
+        *,
+        nodelay: bool = True,
+        echo_options: Sequence[str] = (),
+    ) -> None:
+        self._echo_options = echo_options
         self._command = command
         self.port = port
         self._log = log
@@ -194,8 +205,8 @@ class ReceiverProcess:
             msg = f"{self._command.argv} ended with status {self._process.returncode}:\n{tail}"
             raise AssertionError(msg)
         asked = subprocess.run(
-            ["echoscu", "-to", "2", "-ta", "5", "-td", "5", "-aec", "BIODATAMINE", "127.0.0.1",
-             str(self.port)],
+            ["echoscu", "-to", "2", "-ta", "5", "-td", "5", "-aec", "BIODATAMINE",
+             *self._echo_options, "127.0.0.1", str(self.port)],
             capture_output=True,
             check=False,
         )  # fmt: skip
