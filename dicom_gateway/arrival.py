@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from schemas.events import Source
 from schemas.facts import Association
 
 
@@ -17,8 +18,11 @@ class Origin:
         Whose data it is, and the dataset that it joins.
     association : Association
         The association, or the DICOMweb request, over which it comes.
+    source : str
+        ``dicom`` for C-STORE, ``dicomweb`` for STOW-RS.
     """
 
     tenant: str
     dataset_id: str
     association: Association
+    source: Source = "dicom"

@@ -317,17 +317,7 @@ class Entities(_Value):
             not recognized, 3 if the calling AE title is not, or if the address is in none of the
             entity's networks, for which PS3.8 9.3.4 has no reason of its own.
         """
-        called = plain_title(called_ae_title)
-        entity = self.ae.get(called)
-        if entity is None and self.default_ae_title is not None:
-            entity = self.ae[self.default_ae_title]
-        if entity is None:
-            raise AssociationRefused(
-                REJECTED_PERMANENT,
-                SOURCE_USER,
-                _CALLED_NOT_RECOGNIZED,
-                f"no AE title {_shown(called)} here{self._same_but_case(called)}",
-            )
+        entity = self.called(called_ae_title)
         if not entity.accepts_address(address):
             raise AssociationRefused(
                 REJECTED_PERMANENT,
@@ -343,6 +333,27 @@ class Entities(_Value):
                 _CALLING_NOT_RECOGNIZED,
                 f"{entity.ae_title} accepts no calling AE title {_shown(calling)}"
                 f"{_case_hint(entity, calling)}; see its calling_ae_titles",
+            )
+        return entity
+
+    def called(self, called_ae_title: str) -> Entity:
+        """Find the entity that answers for a called AE title.
+
+        Raises
+        ------
+        AssociationRefused
+            Rejected-permanent, called AE title not recognized.
+        """
+        called = plain_title(called_ae_title)
+        entity = self.ae.get(called)
+        if entity is None and self.default_ae_title is not None:
+            entity = self.ae[self.default_ae_title]
+        if entity is None:
+            raise AssociationRefused(
+                REJECTED_PERMANENT,
+                SOURCE_USER,
+                _CALLED_NOT_RECOGNIZED,
+                f"no AE title {_shown(called)} here{self._same_but_case(called)}",
             )
         return entity
 

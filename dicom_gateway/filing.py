@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from streams.storage.blobs import Adopted, BlobStore
 _log = structlog.get_logger("dicom_gateway")
 
 _MAX_GROUP = 256
+_GATHER_SECONDS = 0.05
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -166,12 +168,14 @@ class Filer:
     def _take_group(self) -> tuple[list[Arrival], _Mark]:
         group: list[Arrival] = []
         item = self._queue.get()
+        # Nobody waits for the filing; a transaction and its fsyncs serve all that come meanwhile.
+        until = time.monotonic() + _GATHER_SECONDS
         while isinstance(item, Arrival):
             group.append(item)
             if len(group) == _MAX_GROUP:
                 return group, None
             try:
-                item = self._queue.get_nowait()
+                item = self._queue.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 return group, None
         return group, item

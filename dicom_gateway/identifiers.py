@@ -44,6 +44,8 @@ _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
+_ELEMENT_BYTES = 8
+_LENGTH_BYTES = 4
 
 _LONG_VRS = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
@@ -147,6 +149,8 @@ class _Walk:
         self._tag = struct.Struct(order + "HH")
         self._length16 = struct.Struct(order + "H")
         self._length32 = struct.Struct(order + "I")
+        self._element = struct.Struct(order + "HHI")
+        self._explicit_element = struct.Struct(order + "HH2sH")
         self._explicit = explicit
         self._offset = 0
         self._count = 0
@@ -155,12 +159,24 @@ class _Walk:
     def at_end(self) -> bool:
         return self._offset == len(self._data)
 
-    def run(self) -> dict[int, str]:
+    def run(self) -> dict[int, str]:  # noqa: PLR0912 (the hot loop, in one piece)
+        # Some hundred turns for each instance: one unpacking an element, and hardly a call.
+        data, end = self._data, len(self._data)
+        unpack = self._explicit_element.unpack_from if self._explicit else self._element.unpack_from
+        length32 = self._length32.unpack_from
+        explicit, offset = self._explicit, self._offset
         found: dict[int, str] = {}
-        end = len(self._data)
         previous = -1
-        while self._offset < end:
-            tag = self._read_tag()
+        while offset < end:
+            if end - offset < _ELEMENT_BYTES:
+                self._offset = offset
+                self._skip(_ELEMENT_BYTES)
+            vr = b""
+            if explicit:
+                group, element, vr, length = unpack(data, offset)
+            else:
+                group, element, length = unpack(data, offset)
+            tag = group << 16 | element
             if tag > _SERIES:
                 # PS3.5 7.1: elements are ordered by increasing tag.
                 break
@@ -168,24 +184,42 @@ class _Walk:
                 msg = "the elements of the dataset are not in order"
                 raise UnreadableDatasetError(msg)
             previous = tag
-            length, implicit_inside = self._read_length(explicit=self._explicit)
+            self._count_element()
+            offset += _ELEMENT_BYTES
+            if explicit and vr not in _SHORT_VRS:
+                if vr not in _LONG_VRS:
+                    msg = "an element has no value representation"
+                    raise UnreadableDatasetError(msg)
+                if end - offset < _LENGTH_BYTES:
+                    self._offset = offset
+                    self._skip(_LENGTH_BYTES)
+                (length,) = length32(data, offset)
+                offset += _LENGTH_BYTES
             if length == _UNDEFINED:
-                self._skip_sequence(explicit=self._explicit and not implicit_inside)
+                self._offset = offset
+                self._skip_sequence(explicit=explicit and vr != b"UN")
+                offset = self._offset
                 continue
-            start = self._offset
-            self._skip(length)
+            if length > end - offset:
+                self._offset = offset
+                self._skip(length)
             if tag in _WANTED:
-                found[tag] = _text(self._data[start : self._offset])
+                found[tag] = _text(data[offset : offset + length])
+            offset += length
+        self._offset = offset
         if previous < 0:
             msg = "the bytes hold no element of an instance"
             raise UnreadableDatasetError(msg)
         return found
 
-    def _read_tag(self) -> int:
+    def _count_element(self) -> None:
         self._count += 1
         if self._count > MAX_ELEMENTS:
             msg = f"more than {MAX_ELEMENTS} elements before the Series Instance UID"
             raise UnreadableDatasetError(msg)
+
+    def _read_tag(self) -> int:
+        self._count_element()
         start = self._offset
         self._skip(4)
         group, element = self._tag.unpack_from(self._data, start)

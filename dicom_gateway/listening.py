@@ -55,6 +55,7 @@ def tls_of(settings: GatewaySettings) -> ssl.SSLContext | None:
     return server_context(
         certificate=settings.dicom_tls_certificate,
         key=settings.dicom_tls_key,
+        password=settings.dicom_tls_key_password.get_secret_value(),
         ca=settings.dicom_tls_ca,
         client_certificates=settings.dicom_tls_client_certificates,
         now=datetime.now(timezone.utc),
@@ -73,6 +74,7 @@ def client_tls_of(settings: GatewaySettings) -> ssl.SSLContext:
         ca=settings.dicom_tls_ca,
         certificate=settings.dicom_tls_certificate,
         key=settings.dicom_tls_key,
+        password=settings.dicom_tls_key_password.get_secret_value(),
         # Certificates of modalities name an AE or a device more often than a host.
         check_host_name=False,
         now=datetime.now(timezone.utc),

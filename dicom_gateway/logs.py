@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from pathlib import Path
 from typing import Any
 
 import structlog
 from pydantic import ValidationError
 
 from dicom_gateway.statuses import StoreError
+
+_MAX_PLACES = 8
 
 
 def configure_logs(level: int = logging.INFO) -> None:
@@ -39,9 +43,20 @@ def configure_logs(level: int = logging.INFO) -> None:
 def refusal_fields(error: BaseException) -> dict[str, Any]:
     """Say why an instance was refused, in the fields of a log line.
 
-    The message of an unforeseen error may quote the dataset; its type may not. Its traceback is
-    what we need to mend it.
+    The message of an unforeseen error may quote the dataset; its type and where it arose may not.
     """
-    foreseen = isinstance(error, StoreError | OSError | ValidationError)
-    said = str(error) if isinstance(error, StoreError | OSError) else type(error).__name__
-    return {"error": said[:300], "exc_info": None if foreseen else error}
+    if isinstance(error, StoreError | OSError):
+        return {"error": str(error)[:300]}
+    said: dict[str, Any] = {"error": type(error).__name__}
+    if not isinstance(error, ValidationError):
+        said["places"] = places(error)
+    return said
+
+
+def places(error: BaseException) -> list[str]:
+    """Tell where an unforeseen error arose, the innermost place last.
+
+    A traceback would end with the error's message, which may quote the dataset.
+    """
+    frames = traceback.extract_tb(error.__traceback__)[-_MAX_PLACES:]
+    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import shutil
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from dicom_gateway.entities import Entity
 from dicom_gateway.entities_file import EntitiesError
 from dicom_gateway.filing import Filer
 from dicom_gateway.handlers import StoreHandler, association_of
+from dicom_gateway.http_credentials import read_credentials
 from dicom_gateway.inbox import Inbox
 from dicom_gateway.listening import client_tls_of, entities_of, tls_of
 from dicom_gateway.logs import configure_logs
@@ -34,6 +36,7 @@ from dicom_gateway.publisher import Publisher, SettlementCheck
 from dicom_gateway.receiver import Arrival, Receiver
 from dicom_gateway.scp import StorageScp
 from dicom_gateway.settings import GatewaySettings
+from dicom_gateway.stow import StowLimits, StowServer
 from dicom_gateway.watermarks import Load, Watermarks
 from streams.storage.blobs import BlobStore
 
@@ -160,6 +163,10 @@ class Gateway:
                 on_action=ActionHandler(self.commitment.handle_action, self._requester_of),
             )
         undo.callback(self.scp.stop, settings.shutdown_seconds)
+        self.stow: StowServer | None = None
+        if settings.stow_port is not None:
+            self.stow = self._serve_stow(settings, settings.stow_port, tls)
+            undo.callback(self.stow.close, settings.shutdown_seconds)
         self._show_metrics()
         self.metrics_server = None
         if settings.metrics_port is not None:
@@ -204,13 +211,37 @@ class Gateway:
             association_id=facts.association_id,
         )
 
+    def _serve_stow(
+        self, settings: GatewaySettings, port: int, tls: ssl.SSLContext | None
+    ) -> StowServer:
+        entity = self.entities.called(settings.stow_ae_title or settings.dicom_ae_title)
+        credentials = settings.stow_credentials_file
+        return StowServer(
+            self._receiver,
+            host=settings.stow_host,
+            port=port,
+            tenant=entity.tenant,
+            dataset_id=entity.dataset_id,
+            metrics=self.metrics,
+            ssl_context=tls,
+            credentials=None if credentials is None else read_credentials(credentials),
+            allowed_origins=frozenset(settings.stow_allowed_origins),
+            admit=entity.check_instance,
+            limits=StowLimits(
+                max_requests=settings.stow_max_requests,
+                max_request_bytes=settings.stow_max_request_bytes,
+                max_parts=settings.stow_max_parts,
+            ),
+        )
+
     def _find_peer(self, requester: Requester) -> CommitmentPeer | None:
-        for entity in self.entities.ae.values():
-            peer = entity.commitment.get(requester.ae_title)
-            if peer is not None:
-                tls = client_tls_of(self._settings) if peer.tls else None
-                return CommitmentPeer(requester.ae_title, peer.host, peer.port, tls)
-        return None
+        # Only the entity that was asked: no tenant's report goes to another tenant's host.
+        entity = self.entities.called(requester.own_ae_title)
+        peer = entity.commitment.get(requester.ae_title)
+        if peer is None:
+            return None
+        tls = client_tls_of(self._settings) if peer.tls else None
+        return CommitmentPeer(requester.ae_title, peer.host, peer.port, tls)
 
     def _watch_load(self) -> None:
         settings = self._settings
@@ -248,7 +279,10 @@ class Gateway:
             "filer": self.filer.is_running,
             "outbox": self.outbox.is_running,
             "publisher": self.publisher.is_running,
+            "commitment": self.commitment.is_running,
         }
+        if self.stow is not None:
+            parts["stow"] = self.stow.is_running
         counts = self.outbox.counts()
         return all(parts.values()), {
             "parts": parts,
@@ -306,6 +340,8 @@ def serve(settings: GatewaySettings, settlement: SettlementCheck | None = None) 
             receive_path=settings.dicom_receive_path,
             host=settings.dicom_host,
             port=gateway.port,
+            tls=settings.dicom_tls_certificate is not None,
+            stow_port=gateway.stow.port if gateway.stow else None,
             metrics_port=gateway.metrics_server.port if gateway.metrics_server else None,
             bootstrap_servers=settings.kafka_bootstrap_servers,
             pending=gateway.outbox.counts().pending,

@@ -156,7 +156,7 @@ class Receiver:
                 media_type=MEDIA_TYPE,
                 transfer_syntax=incoming.transfer_syntax_uid,
             ),
-            source="dicom",
+            source=incoming.origin.source,
             received_at=self._clock(),
             dicom=DicomUids(
                 study_uid=found.study_uid,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -46,10 +46,24 @@ class GatewaySettings(BaseSettings):
         Slowest rate at which a message may come, beside ``dicom_dimse_timeout_seconds``.
     dicom_tls_certificate, dicom_tls_key : Path or None
         PEM files; with them the SCP speaks TLS and nothing else.
+    dicom_tls_key_password : SecretStr
+        Of the private key; empty if it has none.
     dicom_tls_ca : Path or None
         PEM file with the certificates that clients are trusted by.
     dicom_tls_client_certificates : str
         ``none``, ``optional`` or ``required`` (mutual TLS).
+    stow_host, stow_port : str, int or None
+        Where STOW-RS (DICOMweb) is served, with the TLS files of the SCP; port 0 takes a free one,
+        None serves none.
+    stow_ae_title : str
+        Application Entity whose tenant, dataset and rules hold for STOW-RS; by default
+        ``dicom_ae_title``.
+    stow_credentials_file : Path or None
+        ``bearer TOKEN`` or ``basic USER:PASSWORD``, one a line; without it everyone may push.
+    stow_allowed_origins : tuple of str
+        Origins of web pages that may push (CORS).
+    stow_max_requests, stow_max_request_bytes, stow_max_parts : int
+        Bounds of STOW-RS: requests at once, bytes and parts of one.
     min_free_bytes, resume_free_bytes : int
         Below so much free space C-STORE is answered with 0xA700; above so much, with Success again.
     max_inbox_bytes : int
@@ -90,6 +104,7 @@ class GatewaySettings(BaseSettings):
     dicom_min_bytes_per_second: float = Field(default=4096.0, gt=0)
     dicom_tls_certificate: Path | None = None
     dicom_tls_key: Path | None = None
+    dicom_tls_key_password: SecretStr = SecretStr("")
     dicom_tls_ca: Path | None = None
     dicom_tls_client_certificates: Literal["none", "optional", "required"] = "none"
     dicom_max_pdu_bytes: int = Field(default=256 * 1024, ge=4096, le=16 * 1024 * 1024)
@@ -98,6 +113,14 @@ class GatewaySettings(BaseSettings):
     dicom_acse_timeout_seconds: float = Field(default=30.0, gt=0)
     dicom_dimse_timeout_seconds: float = Field(default=60.0, gt=0)
     dicom_network_timeout_seconds: float = Field(default=300.0, gt=0)
+    stow_host: str = "127.0.0.1"
+    stow_port: int | None = Field(default=None, ge=0, le=65535)
+    stow_ae_title: str = ""
+    stow_credentials_file: Path | None = None
+    stow_allowed_origins: tuple[str, ...] = ()
+    stow_max_requests: int = Field(default=8, ge=1, le=1024)
+    stow_max_request_bytes: int = Field(default=16 << 30, ge=1024)
+    stow_max_parts: int = Field(default=10_000, ge=1)
     min_free_bytes: int = Field(default=2 << 30, ge=0)
     resume_free_bytes: int = Field(default=3 << 30, ge=0)
     max_inbox_bytes: int = Field(default=4 << 30, ge=1)

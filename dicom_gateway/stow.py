@@ -55,6 +55,7 @@ from dicom_gateway.dicomweb_response import (
     response_module,
 )
 from dicom_gateway.http_credentials import Credentials
+from dicom_gateway.logs import places
 from dicom_gateway.media_types import choose, parse_media_type
 from dicom_gateway.metrics import Metrics
 from dicom_gateway.multipart import (
@@ -70,7 +71,6 @@ from dicom_gateway.stow_upload import (
     Decoder,
     InstanceReceiver,
     Upload,
-    places,
 )
 from schemas.facts import Association
 
@@ -429,7 +429,7 @@ class _Service:
                 error=str(refusal)[:300],
             )
         except Exception as error:  # noqa: BLE001 (nothing else would tell of it)
-            _log.error("stow-fault", error=type(error).__name__, at=places(error))
+            _log.error("stow-fault", error=type(error).__name__, places=places(error))
             answer = web.Response(status=500, text="a fault of the gateway; its log tells more\n")
         if answer.status == 401 and self._credentials:
             for challenge in self._credentials.challenges:
@@ -533,6 +533,7 @@ class _Service:
                     called_ae_title="",
                     peer_address=_peer(request),
                 ),
+                source="dicomweb",
             ),
             study_uid=study_uid,
             admit=self._admit,

@@ -7,9 +7,7 @@ its head, up to where it names itself; the rest goes to the receiver as it comes
 from __future__ import annotations
 
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -22,6 +20,7 @@ from dicom_gateway.identifiers import (
     IncompleteHeaderError,
     read_identifiers,
 )
+from dicom_gateway.logs import places
 from dicom_gateway.media_types import parse_media_type
 from dicom_gateway.multipart import PartData, PartEvent, PartStart
 from dicom_gateway.part10 import is_instance_uid, is_uid
@@ -40,7 +39,6 @@ MAX_HEAD_BYTES = 1 << 20
 """How much of a dataset is held until it has named its study."""
 
 _FIRST_LOOK_BYTES = 4096
-_MAX_PLACES = 8
 _PLAIN_ENCODINGS = frozenset(("", "binary", "8bit", "7bit", "identity"))
 
 _log = structlog.get_logger("dicom_gateway")
@@ -259,7 +257,7 @@ class _Part:
                 "stow-instance-fault",
                 association_id=self._origin.association.association_id,
                 error=type(error).__name__,
-                at=places(error),
+                places=places(error),
             )
 
     def _try_begin(self, *, at_end: bool) -> None:
@@ -302,15 +300,6 @@ class _Part:
             if len(head) > meta.size_bytes:
                 self._sink.write(memoryview(head)[meta.size_bytes :])
         self._head = bytearray()
-
-
-def places(error: BaseException) -> list[str]:
-    """Tell where an unforeseen error arose, the innermost place last.
-
-    A traceback would end with the error's message, which may quote the dataset.
-    """
-    frames = traceback.extract_tb(error.__traceback__)[-_MAX_PLACES:]
-    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
 
 
 def _identify(head: bytes, meta: FileMeta, *, at_end: bool) -> Identifiers | None:
