@@ -40,7 +40,15 @@ class UrlRequest(Event):
     url: str = Field(min_length=1, max_length=4096)
     credentials_ref: str | None = Field(default=None, max_length=256)
     relpath: RelPath | None = Field(
-        default=None, description="place in the dataset, where the URL is of one file"
+        default=None,
+        description="place in the dataset of the one file; members of an archive come below it",
+    )
+    dataset_name: str | None = Field(
+        default=None, max_length=128, description="what people call the dataset"
+    )
+    sha256: Sha256 | None = Field(
+        default=None,
+        description="what the download must be; nothing of another one is published",
     )
 
 

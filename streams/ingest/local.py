@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -11,27 +10,17 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import unquote_to_bytes, urlsplit
 
-MAX_RELPATH_CHARACTERS = 1024
-"""What an event takes (``schemas.base.RelPath``)."""
+from streams.ingest.errors import IngestError
+from streams.ingest.names import MAX_RELPATH_CHARACTERS, dataset_path
 
-_DIGEST_CHARACTERS = 16
-
-
-class IngestError(Exception):
-    """A request that cannot be served.
-
-    Parameters
-    ----------
-    reason : str
-        Short stable code; it becomes the dead letter's reason.
-    detail : str
-        What is wrong and what to do.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+__all__ = [
+    "MAX_RELPATH_CHARACTERS",
+    "IngestError",
+    "dataset_path",
+    "open_bounded",
+    "resolve",
+    "resolve_allowed",
+]
 
 
 def resolve(url: str, roots: Sequence[Path]) -> Path:
@@ -55,6 +44,27 @@ def resolve(url: str, roots: Sequence[Path]) -> Path:
         If the URL is of another kind, or the file is absent, outside, or not a regular file. Of
         what lies outside, the answer does not tell whether it exists.
     """
+    path = resolve_allowed(url, roots)
+    try:
+        path = path.resolve(strict=True)
+        regular = path.is_file()
+    except (OSError, RuntimeError) as error:
+        raise IngestError(
+            "not-found", f"the file cannot be found ({type(error).__name__})"
+        ) from None
+    if not regular:
+        raise IngestError("not-a-file", "the path is not a regular file")
+    return path
+
+
+def resolve_allowed(url: str, roots: Sequence[Path]) -> Path:
+    """Find the path that a ``file://`` URL names, whatever is there, under an allowed folder.
+
+    Raises
+    ------
+    IngestError
+        If the URL is of another kind, or leads outside.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -77,15 +87,6 @@ def resolve(url: str, roots: Sequence[Path]) -> Path:
         raise IngestError(
             "outside-roots", "the file is in no allowed folder; see BIODATAMINE_INGEST_ROOTS"
         )
-    try:
-        path = path.resolve(strict=True)
-        regular = path.is_file()
-    except (OSError, RuntimeError) as error:
-        raise IngestError(
-            "not-found", f"the file cannot be found ({type(error).__name__})"
-        ) from None
-    if not regular:
-        raise IngestError("not-a-file", "the path is not a regular file")
     return path
 
 
@@ -137,25 +138,11 @@ class _Bounded:
                 "see BIODATAMINE_INGEST_MAX_FILE_BYTES",
             )
 
+    def fileno(self) -> int:
+        return self._file.fileno()
+
     def read(self, size_bytes: int) -> bytes:
         data = self._file.read(size_bytes)
         self._read_bytes += len(data)
         self.require(self._read_bytes)
         return data
-
-
-def dataset_path(name: str) -> str:
-    r"""Say where a file stands in a dataset, as text that an event can hold.
-
-    Parameters
-    ----------
-    name : str
-        Path relative to the dataset. Bytes of it that are no text come as surrogates, as Python
-        reads file names; they are written as ``\xNN``. Of a path that is too long, a digest of all
-        of it takes the place of its beginning.
-    """
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    if len(text) <= MAX_RELPATH_CHARACTERS:
-        return text
-    digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_CHARACTERS]
-    return f"{digest}~{text[len(digest) + 1 - MAX_RELPATH_CHARACTERS :]}"
