@@ -33,7 +33,7 @@ from streams.storage.blobs import Adopted, BlobStore
 _log = structlog.get_logger("dicom_gateway")
 
 _MAX_GROUP = 256
-_GATHER_SECONDS = 0.05
+_GATHER_SECONDS = 0.1
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 

@@ -146,8 +146,6 @@ class _Walk:
     def __init__(self, data: memoryview, *, explicit: bool, little: bool) -> None:
         order = "<" if little else ">"
         self._data = data
-        self._tag = struct.Struct(order + "HH")
-        self._length16 = struct.Struct(order + "H")
         self._length32 = struct.Struct(order + "I")
         self._element = struct.Struct(order + "HHI")
         self._explicit_element = struct.Struct(order + "HH2sH")
@@ -218,30 +216,6 @@ class _Walk:
             msg = f"more than {MAX_ELEMENTS} elements before the Series Instance UID"
             raise UnreadableDatasetError(msg)
 
-    def _read_tag(self) -> int:
-        self._count_element()
-        start = self._offset
-        self._skip(4)
-        group, element = self._tag.unpack_from(self._data, start)
-        return int(group) << 16 | int(element)
-
-    def _read_length(self, *, explicit: bool) -> tuple[int, bool]:
-        # PS3.5 7.1.2 (explicit) and 7.1.3 (implicit). UN of undefined length is a sequence in
-        # Implicit VR whatever surrounds it (PS3.5 6.2.2, note 5).
-        start = self._offset
-        if not explicit:
-            self._skip(4)
-            return int(self._length32.unpack_from(self._data, start)[0]), False
-        self._skip(4)
-        vr = bytes(self._data[start : start + 2])
-        if vr in _SHORT_VRS:
-            return int(self._length16.unpack_from(self._data, start + 2)[0]), False
-        if vr not in _LONG_VRS:
-            msg = "an element has no value representation"
-            raise UnreadableDatasetError(msg)
-        self._skip(4)
-        return int(self._length32.unpack_from(self._data, start + 4)[0]), vr == b"UN"
-
     def _skip(self, size_bytes: int) -> None:
         self._offset += size_bytes
         if self._offset > len(self._data):
@@ -250,34 +224,53 @@ class _Walk:
 
     def _skip_sequence(self, *, explicit: bool) -> None:
         # Each entry of the stack is an open sequence or item: (is it an item, is it explicit).
+        data, end, length32 = self._data, len(self._data), self._length32.unpack_from
+        tag_and_length, with_vr = self._element.unpack_from, self._explicit_element.unpack_from
         stack = [(False, explicit)]
         while stack:
             if len(stack) > 2 * MAX_DEPTH:
                 msg = f"sequences nest deeper than {MAX_DEPTH}"
                 raise UnreadableDatasetError(msg)
             is_item, is_explicit = stack[-1]
-            tag = self._read_tag()
-            if tag in (_ITEM, _ITEM_END, _SEQUENCE_END):
-                length, _ = self._read_length(explicit=False)
-                if tag == _ITEM and not is_item:
-                    if length == _UNDEFINED:
-                        stack.append((True, is_explicit))
-                    else:
-                        self._skip(length)
-                elif tag == (_ITEM_END if is_item else _SEQUENCE_END):
-                    stack.pop()
-                else:
-                    msg = "the items of a sequence do not fit together"
-                    raise UnreadableDatasetError(msg)
+            offset = self._offset
+            if end - offset < _ELEMENT_BYTES:
+                self._skip(_ELEMENT_BYTES)
+            group, element, length = tag_and_length(data, offset)
+            self._count_element()
+            self._offset = offset + _ELEMENT_BYTES
+            if group == _ITEM >> 16:
+                self._skip_delimiter(group << 16 | element, length, stack)
                 continue
             if not is_item:
                 msg = "a sequence holds something else than items"
                 raise UnreadableDatasetError(msg)
-            length, implicit_inside = self._read_length(explicit=is_explicit)
+            vr = b""
+            if is_explicit:
+                _, _, vr, length = with_vr(data, offset)
+                if vr in _LONG_VRS:
+                    self._skip(_LENGTH_BYTES)
+                    (length,) = length32(data, offset + _ELEMENT_BYTES)
+                elif vr not in _SHORT_VRS:
+                    msg = "an element has no value representation"
+                    raise UnreadableDatasetError(msg)
             if length == _UNDEFINED:
-                stack.append((False, is_explicit and not implicit_inside))
+                # UN of undefined length is a sequence in Implicit VR (PS3.5 6.2.2, note 5).
+                stack.append((False, is_explicit and vr != b"UN"))
             else:
                 self._skip(length)
+
+    def _skip_delimiter(self, tag: int, length: int, stack: list[tuple[bool, bool]]) -> None:
+        is_item, is_explicit = stack[-1]
+        if tag == _ITEM and not is_item:
+            if length == _UNDEFINED:
+                stack.append((True, is_explicit))
+            else:
+                self._skip(length)
+        elif tag == (_ITEM_END if is_item else _SEQUENCE_END):
+            stack.pop()
+        else:
+            msg = "the items of a sequence do not fit together"
+            raise UnreadableDatasetError(msg)
 
 
 def _text(value: memoryview) -> str:

@@ -39,8 +39,8 @@ _END = struct.Struct("<QII32s8s")
 _SUFFIX = ".slot"
 _READ_BYTES = 1 << 20
 _BLOCK_BYTES = 4096
-_STAGE_BYTES = 256 * 1024
-_KEPT_STAGES = 8
+_STAGE_BYTES = 1 << 20
+_KEPT_STAGES = 4
 MAX_RECORD_BYTES = 1 << 20
 """Longest record that a trailer may claim."""
 

@@ -192,15 +192,12 @@ class Incoming:
         self._receiver = receiver
         self._uids = uids
         self._prefix_bytes = slot.size_bytes
-        self._head = b""
+        self._head = bytearray()
+        self._max_bytes = receiver._max_dataset_bytes
+        self.dataset_bytes = 0
         self.slot = slot
         self.transfer_syntax_uid = transfer_syntax_uid
         self.origin = origin
-
-    @property
-    def dataset_bytes(self) -> int:
-        """How much of the dataset has come."""
-        return self.slot.size_bytes - self._prefix_bytes
 
     def write(self, data: Buffer) -> None:
         """Take a piece of the dataset.
@@ -210,14 +207,13 @@ class Incoming:
         StoreError, OSError
             If it is too long, or the disk cannot take it; the instance is gone then.
         """
-        size_bytes = self.dataset_bytes + len(data)
-        limit = self._receiver._max_dataset_bytes
         try:
-            if size_bytes > limit:
-                msg = f"the limit is {limit} bytes"
+            self.dataset_bytes += len(data)
+            if self.dataset_bytes > self._max_bytes:
+                msg = f"the limit is {self._max_bytes} bytes"
                 raise DatasetTooLargeError(msg)
             if len(self._head) < _HEAD_BYTES:
-                self._head += bytes(data[: _HEAD_BYTES - len(self._head)])
+                self._head += data[: _HEAD_BYTES - len(self._head)]
             self.slot.write(data)
         except BaseException:
             self.abort()
@@ -250,7 +246,7 @@ class Incoming:
             try:
                 return read_identifiers(self._head, self.transfer_syntax_uid, is_whole=False)
             except IncompleteHeaderError:
-                self._head = self.slot.read_back(
+                self._head[:] = self.slot.read_back(
                     min(self.dataset_bytes, _MAX_HEAD_BYTES), offset=self._prefix_bytes
                 )
         return read_identifiers(self._head, self.transfer_syntax_uid)
