@@ -42,6 +42,7 @@ _CONTEXT_NAME_NOT_SUPPORTED = 2
 _PROTOCOL_VERSION_NOT_SUPPORTED = 2
 _ACCEPTED, _NO_ABSTRACT_SYNTAX, _NO_TRANSFER_SYNTAX = 0x00, 0x03, 0x04
 _CACHED_REQUESTS = 64
+_PLAIN_TITLES = 2 * b"ANY".ljust(16)
 _LONGEST_CACHED_BYTES = 32 * 1024
 
 
@@ -109,7 +110,6 @@ def read_request(pdu: bytes) -> AssociationRequest:
             REJECTED_PERMANENT, SOURCE_USER, _CONTEXT_NAME_NOT_SUPPORTED, "application context"
         )
     return AssociationRequest(
-        # pynetdicom leaves out titles that it finds odd; a sender's log knows them as they were.
         calling_ae_title=_title(pdu[26:42]),
         called_ae_title=_title(pdu[10:26]),
         max_pdu_bytes=int(primitive.maximum_length_received or 0),
@@ -217,8 +217,10 @@ def _supported(commitment: bool) -> list[PresentationContext]:
 
 
 def _decode(pdu: bytes) -> Any:
-    # One modality sends the same request each time; decoding it costs as much as ten instances.
-    return _decode_cached(pdu) if len(pdu) <= _LONGEST_CACHED_BYTES else _decode_now(pdu)
+    # pynetdicom cannot decode titles that are blank or odd; they are read from the bytes, and the
+    # same request of many senders is then decoded once: it costs as much as ten instances.
+    plain = pdu[:10] + _PLAIN_TITLES + pdu[42:]
+    return _decode_cached(plain) if len(plain) <= _LONGEST_CACHED_BYTES else _decode_now(plain)
 
 
 def _decode_now(pdu: bytes) -> Any:

@@ -33,6 +33,8 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPIPHTJ2KReferencedDeflate,
+    JPIPReferencedDeflate,
 )
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
@@ -52,6 +54,9 @@ _MAX_PDU_BYTES = 256 * 1024
 _PREAMBLE_BYTES = 128
 # First group of a dataset without a preamble: 0002 or 0008, the latter in either byte order.
 _HEADERLESS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+_DEFLATED = frozenset(
+    (DeflatedExplicitVRLittleEndian, JPIPReferencedDeflate, JPIPHTJ2KReferencedDeflate)
+)
 _MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 
 Outcome = Literal["stored", "refused", "failed", "skipped"]
@@ -222,7 +227,7 @@ def _examine(path: Path, file: BinaryIO, size_bytes: int) -> Sendable | FileResu
         return skipped("a DICOMDIR lists files and is no instance")
     found = dict(said)
     # What is deflated is not inflated here: its File Meta Information has to do.
-    if said["syntax"] != DeflatedExplicitVRLittleEndian:
+    if said["syntax"] not in _DEFLATED:
         try:
             header = dcmread(
                 path,

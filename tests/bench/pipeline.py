@@ -114,7 +114,8 @@ def _push(stack, folder: Path, total: int, associations: int) -> None:
         lambda: database.query(_DONE)[0][0] >= total,
         seconds=900,
         what=f"{total} files analyzed",
-        pause_seconds=0.25,
+        # Each look is a query that ClickHouse's share is charged with.
+        pause_seconds=1.0,
     )
     database.close()
 
