@@ -33,8 +33,6 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPIPHTJ2KReferencedDeflate,
-    JPIPReferencedDeflate,
 )
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
@@ -55,7 +53,11 @@ _PREAMBLE_BYTES = 128
 # First group of a dataset without a preamble: 0002 or 0008, the latter in either byte order.
 _HEADERLESS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 _DEFLATED = frozenset(
-    (DeflatedExplicitVRLittleEndian, JPIPReferencedDeflate, JPIPHTJ2KReferencedDeflate)
+    (
+        DeflatedExplicitVRLittleEndian,
+        "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
+        "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
+    )
 )
 _MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 
