@@ -16,8 +16,9 @@ from typing import Any
 
 import faust
 import structlog
+from aiohttp import web
 
-from streams.agents import stages
+from streams.agents import ingest, ingest_http, stages
 from streams.runtime.attach import attach
 from streams.runtime.clock import Clock, utc_now
 from streams.runtime.emitter import Emitter
@@ -48,6 +49,8 @@ class Application:
         What /metrics and /healthz show.
     closers : list of callable
         What to close when the worker ends.
+    routes : list of RouteDef
+        What its HTTP server has besides /metrics and /healthz.
     """
 
     settings: Settings
@@ -56,6 +59,7 @@ class Application:
     metrics: Metrics
     health: Health
     closers: list[Callable[[], None]] = field(default_factory=list)
+    routes: list[web.RouteDef] = field(default_factory=list)
 
 
 def create_app(settings: Settings, *, clock: Clock = utc_now) -> Application:
@@ -86,7 +90,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> Application:
         internal_error_limit=settings.internal_error_limit,
     )
     application = Application(settings, {}, emitter, metrics, health)
-    context = stages.Context(settings, metrics, clock, application.closers)
+    context = stages.Context(settings, metrics, clock, application.closers, emitter)
     for name in wanted:
         runner: Runner[Any] = Runner(
             stages.FACTORIES[name](context),
@@ -103,6 +107,8 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> Application:
             batch_max_events=settings.batch_max_events,
             batch_within_seconds=settings.batch_within_seconds,
         )
+    if ingest.INGEST in wanted:
+        application.routes += ingest_http.routes(settings, emitter, clock)
     return application
 
 
@@ -164,6 +170,7 @@ async def run(application: Application) -> int:
             application.health,
             host=settings.metrics_host,
             port=settings.metrics_port,
+            routes=application.routes,
         )
         port = await server.start()
         stack.push_async_callback(server.stop)

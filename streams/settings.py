@@ -8,10 +8,12 @@ import secrets
 import tempfile
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from streams.ingest.addresses import AllowList
 from streams.storage.clickhouse import Address
 
 _MINIMUM_KEY_BYTES = 16
@@ -103,12 +105,78 @@ class Settings(BaseSettings):
     ingest_max_file_bytes: int = Field(
         default=8_000_000_000, ge=1, description="largest file that is ingested"
     )
+    ingest_max_download_bytes: int = Field(
+        default=2_000_000_000_000, ge=1, description="most bytes that one request may fetch"
+    )
+    ingest_max_unpacked_bytes: int = Field(
+        default=4_000_000_000_000, ge=1, description="most bytes that one request may unpack to"
+    )
+    ingest_max_ratio: int = Field(
+        default=200, ge=1, description="most unpacked bytes for a fetched one, above 256 MiB"
+    )
+    ingest_max_members: int = Field(
+        default=500_000, ge=1, description="most files and members of one request"
+    )
+    ingest_max_depth: int = Field(
+        default=4, ge=1, le=16, description="most archives inside each other"
+    )
+    ingest_max_seconds: float = Field(
+        default=86_400.0, gt=0, description="longest time that one download may take"
+    )
+    ingest_patience_seconds: float = Field(
+        default=600.0, ge=0, description="how long a source that is away is asked again"
+    )
+    ingest_parallel: int = Field(
+        default=4, ge=1, le=64, description="requests that are fetched at the same time"
+    )
+    ingest_allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="NAME[:PORT] or NETWORK[:PORT] besides the public internet, as JSON list",
+    )
+    ingest_allowed_ports: tuple[int, ...] = Field(
+        default=(80, 443), description="ports, as JSON list, that requests may reach anywhere"
+    )
+    ingest_store_schemes: tuple[str, ...] = Field(
+        default=("s3", "gs", "gcs", "az", "abfs", "abfss", "sftp"),
+        description="fsspec schemes, as JSON list, that requests may name",
+    )
+    ingest_store_options: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="fsspec options by scheme, as JSON object, such as endpoint_url; no secrets",
+    )
+    ingest_secrets_dir: Path | None = Field(
+        default=None,
+        description="folder of secrets for requests; empty for DATA_DIR/secrets/ingest",
+    )
+    ingest_credentials: dict[str, SecretStr] = Field(
+        default={}, description="secrets by name, as JSON object, for setting:NAME references"
+    )
+    ingest_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="bearer token of POST /ingest; without it only this machine may post",
+    )
+    ingest_max_upload_bytes: int = Field(
+        default=50_000_000_000, ge=1, description="largest body of POST /ingest"
+    )
+    github_api_url: str = Field(
+        default="https://api.github.com", description="GitHub's REST API; another for Enterprise"
+    )
+    github_site: str = Field(default="github.com", description="host of GitHub's pages")
+    kaggle_api_url: str = Field(
+        default="https://www.kaggle.com/api/v1", description="Kaggle's HTTP API"
+    )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR")
 
     @field_validator("clickhouse_url")
     @classmethod
     def _is_address(cls, value: str) -> str:
         Address.parse(value)
+        return value
+
+    @field_validator("ingest_allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        AllowList.parse(value)
         return value
 
     @field_validator("patient_hash_key")
@@ -118,6 +186,11 @@ class Settings(BaseSettings):
             msg = f"needs at least {_MINIMUM_KEY_BYTES} bytes"
             raise ValueError(msg)
         return value
+
+    @property
+    def ingest_secrets(self) -> Path:
+        """Folder of the secrets that requests name."""
+        return self.ingest_secrets_dir or self.data_dir / "secrets" / "ingest"
 
     @property
     def blobs(self) -> str:

@@ -11,6 +11,7 @@ from streams.agents import analyze, ingest, sniff, store
 from streams.agents.embedding import EmbedderPort
 from streams.inference.triton import Embedder
 from streams.runtime.clock import Clock
+from streams.runtime.emitter import Emitter
 from streams.runtime.isolation import IsolatedPool
 from streams.runtime.metrics import Metrics
 from streams.runtime.stage import Stage
@@ -33,12 +34,15 @@ class Context:
         The present.
     closers : list of callable
         Where a part leaves what closes it.
+    emitter : Emitter, optional
+        Takes what a stage publishes before its batch is done.
     """
 
     settings: Settings
     metrics: Metrics
     clock: Clock
     closers: list[Callable[[], None]]
+    emitter: Emitter | None = None
 
     @cached_property
     def database(self) -> ClickHouse:
@@ -74,12 +78,27 @@ def _analyze(context: Context) -> Stage[Any]:
     return analyze.analyze_stage(context.blobs, thumbnails, pool, port, context.clock)
 
 
-FACTORIES: dict[str, Callable[[Context], Stage[Any]]] = {
-    ingest.INGEST: lambda context: ingest.ingest_stage(
+def _ingest(context: Context) -> Stage[Any]:
+    settings, made = context.settings, None
+    if context.emitter is not None:
+        made = ingest.make_ingest(
+            settings,
+            context.blobs,
+            context.database,
+            emitter=context.emitter,
+            clock=context.clock,
+        )
+        context.closers.append(made.close)
+    return ingest.ingest_stage(
         context.blobs,
-        context.settings.ingest_roots,
-        max_file_bytes=context.settings.ingest_max_file_bytes,
-    ),
+        settings.ingest_roots,
+        max_file_bytes=settings.ingest_max_file_bytes,
+        ingest=made,
+    )
+
+
+FACTORIES: dict[str, Callable[[Context], Stage[Any]]] = {
+    ingest.INGEST: _ingest,
     sniff.SNIFF: _sniff,
     analyze.ANALYZE: _analyze,
     store.STORE: lambda context: store.store_stage(context.database, context.metrics),

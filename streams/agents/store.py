@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from schemas import Event, FileAnalyzed, FileReceived, FileSniffed
+from schemas import Event, FileAnalyzed, FileReceived, FileSniffed, UrlRequest
 from schemas.topics import DEAD_LETTER_TOPICS
 from streams.runtime.clock import Clock
 from streams.runtime.dead_letters import read_headers
@@ -19,12 +19,12 @@ from streams.storage.rows import Rows, dead_letter_row, rows_of
 from streams.storage.writer import write
 
 STORE, DEAD_LETTERS = "store", "dead-letters"
-STORED_TOPICS = (FileReceived.TOPIC, FileSniffed.TOPIC, FileAnalyzed.TOPIC)
+STORED_TOPICS = (UrlRequest.TOPIC, FileReceived.TOPIC, FileSniffed.TOPIC, FileAnalyzed.TOPIC)
 STORED_DEAD_LETTERS = tuple(topic.name for topic in DEAD_LETTER_TOPICS)
 
 
 def store_stage(database: ClickHouse, metrics: Metrics) -> Stage[Event]:
-    """Store every file event.
+    """Store every file event, and every request as queued.
 
     Parameters
     ----------

@@ -192,19 +192,3 @@ def require_no_secrets(url: str) -> None:
             "the URL's query holds a signature or token: put it into a secret of kind query and "
             "name it by credentials_ref",
         )
-
-
-def shown(url: str) -> str:
-    """Write a URL so that it can stand in a table: no user, query or fragment."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "(not a URL)"
-    if ":" in host:
-        host = f"[{host}]"
-    text = f"{parts.scheme}:" + (f"//{host}{port}" if host or parts.scheme == "file" else "")
-    text += parts.path
-    clean = "".join(c if c.isprintable() else "?" for c in text)
-    return clean.encode("utf-8", "replace").decode()[:512]

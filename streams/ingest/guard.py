@@ -19,7 +19,7 @@ import httpcore
 import httpx
 
 from streams.ingest.addresses import Address, AllowList, require_plain_host
-from streams.ingest.errors import IngestError
+from streams.ingest.errors import IngestError, SourceAwayError
 from streams.ingest.limits import Limits
 
 Resolve = Callable[[str, int], Sequence[Address]]
@@ -115,7 +115,7 @@ class GuardedBackend(httpcore.NetworkBackend):
             addresses = self._guard.addresses(host, port)
         except OSError as error:
             msg = f"{host} cannot be resolved"
-            raise httpcore.ConnectError(msg) from error
+            raise SourceAwayError(msg) from error
         last: Exception | None = None
         for address in addresses:
             try:

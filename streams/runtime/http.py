@@ -1,6 +1,8 @@
-"""/metrics and /healthz of a worker."""
+"""/metrics and /healthz of a worker, and what its stages add."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -21,9 +23,20 @@ class HealthServer:
         reasons.
     host, port : str, int
         Where to listen; port 0 picks a free one.
+    routes : sequence of RouteDef
+        Further routes.
     """
 
-    def __init__(self, metrics: Metrics, health: Health, *, host: str, port: int) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        health: Health,
+        *,
+        host: str,
+        port: int,
+        routes: Sequence[web.AbstractRouteDef] = (),
+    ) -> None:
+        self._routes = tuple(routes)
         self._metrics = metrics
         self._health = health
         self._host, self._port = host, port
@@ -34,6 +47,7 @@ class HealthServer:
         app = web.Application()
         app.router.add_get("/metrics", self._serve_metrics)
         app.router.add_get("/healthz", self._serve_health)
+        app.router.add_routes(self._routes)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port)

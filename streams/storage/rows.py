@@ -14,9 +14,10 @@ from datetime import datetime
 from functools import singledispatch
 from typing import Any
 
-from schemas import Event, FileAnalyzed, FileEvent, FileReceived, FileSniffed
+from schemas import Event, FileAnalyzed, FileEvent, FileReceived, FileSniffed, UrlRequest
 from schemas.facts import HeaderFacts
 from schemas.identity import event_id
+from streams.storage.request_rows import request_row
 
 Rows = dict[str, list[dict[str, Any]]]
 """Table name to rows; the order of the tables is the order of the inserts."""
@@ -45,6 +46,11 @@ def rows_of(event: Event) -> Rows:
     """
     del event
     return {}
+
+
+@rows_of.register
+def _requested(event: UrlRequest) -> Rows:
+    return {"ingest_requests": [request_row(event)]}
 
 
 @rows_of.register

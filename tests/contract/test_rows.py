@@ -104,6 +104,7 @@ def test_every_table_has_a_snapshot() -> None:
     tables = {table for rows in ROWS.values() for table in rows}
     assert tables == {
         "files", "header_facts", "image_signals", "embeddings", "predictions", "dead_letters",
+        "ingest_requests",
     }  # fmt: skip
 
 
@@ -217,7 +218,10 @@ def comparable(row: dict[str, Any]) -> str:
     return json.dumps({name: plain(value) for name, value in row.items()}, sort_keys=True)
 
 
-COUNTED = ("files", "header_facts", "image_signals", "embeddings", "predictions", "dead_letters")
+COUNTED = (
+    "files", "header_facts", "image_signals", "embeddings", "predictions", "dead_letters",
+    "ingest_requests",
+)  # fmt: skip
 
 
 def counts(database: ClickHouse) -> dict[str, int]:

@@ -165,6 +165,11 @@ def _number(value: int) -> bytes:
     return b"\xff" + value.to_bytes(8, "little")
 
 
+def _raw_deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(data) + packer.flush()
+
+
 _SEVEN_ZIP_METHODS = {
     "copy": (b"\x00", b"", lambda data: data),
     "lzma2": (
@@ -181,16 +186,11 @@ _SEVEN_ZIP_METHODS = {
             data, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20}]
         ),
     ),
-    "deflate": (b"\x04\x01\x08", b"", lambda data: _raw_deflate(data)),
+    "deflate": (b"\x04\x01\x08", b"", _raw_deflate),
     "bzip2": (b"\x04\x02\x02", b"", bz2.compress),
     "aes": (b"\x06\xf1\x07\x01", b"\x13\x00", lambda data: data),
     "ppmd": (b"\x03\x04\x01", b"\x06\x00\x00\x01\x00", lambda data: data),
 }
-
-
-def _raw_deflate(data: bytes) -> bytes:
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return packer.compress(data) + packer.flush()
 
 
 def seven_zipped(

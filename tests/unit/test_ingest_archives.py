@@ -335,11 +335,11 @@ def test_names_in_old_encodings_are_kept_apart(tmp_path: Path) -> None:
     # The first two are one name in two encodings: the second is the reader's to number.
     data = local + a.zip_directory(entries)
     budget = Budget(Limits())
-    items = list(
+    items = [
         (item.path, b"".join(item.chunks))
         for item in Unpacker(budget, lambda: tmp_path, Place()).items(ByteStream(iter([data])), "x")
         if isinstance(item, Leaf)
-    )
+    ]
     assert len(items) == 4
     assert items[0][0] == items[1][0] == "naïve.png"
     for path, _ in items:

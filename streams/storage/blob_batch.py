@@ -1,0 +1,220 @@
+"""Many blobs made durable together.
+
+Two fsyncs for each small file cost far more than all other work on it. Here the files of a batch
+wait under names that nobody looks at; one sync of the file system makes all their bytes durable,
+then they are renamed, and another sync makes the names durable. A name that is there still holds
+all its bytes, whatever was killed meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from schemas import BlobRef
+from streams.storage.blobs import BlobError, BlobStore
+
+_SENDERS = 8
+
+
+class BlobBatch:
+    """Collects blobs; ``commit`` makes them durable and visible.
+
+    Parameters
+    ----------
+    store : BlobStore
+        Where they go.
+    fsync : bool
+        Whether local blobs are durable when ``commit`` returns.
+    """
+
+    def __init__(self, store: BlobStore, *, fsync: bool = True) -> None:
+        self._store = store
+        self._root = store.local_root
+        self._fsync = fsync
+        self._staged: dict[str, Path] = {}
+        self._sending: list[Future[BlobRef]] = []
+        self._senders: ThreadPoolExecutor | None = None
+
+    def add(
+        self,
+        chunks: Iterable[bytes],
+        *,
+        media_type: str = "application/octet-stream",
+        check: Callable[[int], None] | None = None,
+    ) -> BlobRef:
+        """Take the bytes of one blob; it is not there before ``commit``.
+
+        Parameters
+        ----------
+        chunks : iterable of bytes
+            The bytes. What it raises leaves nothing behind.
+        media_type : str
+            What they are.
+        check : callable, optional
+            Called with the length so far; raises when it is too much.
+
+        Raises
+        ------
+        BlobError
+            If they cannot be kept.
+        """
+        if self._root is None:
+            return self._send(chunks, media_type, check)
+        digest = hashlib.sha256()
+        size_bytes = 0
+        descriptor, path = self._temporary()
+        kept = False
+        try:
+            for chunk in chunks:
+                size_bytes += len(chunk)
+                if check is not None:
+                    check(size_bytes)
+                digest.update(chunk)
+                _write(descriptor, chunk)
+            sha256 = digest.hexdigest()
+            ref = BlobRef(
+                uri=self._store.uri(sha256),
+                sha256=sha256,
+                size_bytes=size_bytes,
+                media_type=media_type,
+            )
+            if sha256 not in self._staged and not self._is_there(ref):
+                self._staged[sha256] = path
+                kept = True
+            return ref
+        finally:
+            os.close(descriptor)
+            if not kept:
+                path.unlink(missing_ok=True)
+
+    def commit(self) -> None:
+        """Make everything that was added durable and visible.
+
+        Raises
+        ------
+        BlobError
+            If it cannot; adding and committing all again does no harm.
+        """
+        if self._root is None:
+            sending, self._sending = self._sending, []
+            for future in sending:
+                future.result()
+            return
+        try:
+            self._sync()
+            for sha256, path in self._staged.items():
+                path.replace(self._root / sha256[:2] / sha256)
+            self._staged.clear()
+            self._sync()
+        except OSError as error:
+            msg = f"blobs cannot be made durable: {error}"
+            raise BlobError(msg) from error
+
+    def abort(self) -> None:
+        """Drop what was not committed; harmless afterwards."""
+        for path in self._staged.values():
+            path.unlink(missing_ok=True)
+        self._staged.clear()
+        for future in self._sending:
+            future.cancel()
+        self._sending.clear()
+        if self._senders is not None:
+            self._senders.shutdown(wait=True, cancel_futures=True)
+            self._senders = None
+
+    def _temporary(self) -> tuple[int, Path]:
+        assert self._root is not None
+        try:
+            descriptor, name = tempfile.mkstemp(dir=self._root / "incoming")
+        except OSError as error:
+            msg = f"a blob cannot be begun: {error}"
+            raise BlobError(msg) from error
+        return descriptor, Path(name)
+
+    def _is_there(self, ref: BlobRef) -> bool:
+        assert self._root is not None
+        try:
+            return (self._root / ref.sha256[:2] / ref.sha256).stat().st_size == ref.size_bytes
+        except OSError:
+            return False
+
+    def _sync(self) -> None:
+        if not self._fsync:
+            return
+        assert self._root is not None
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if _syncfs is not None:
+                if _syncfs(descriptor):
+                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+                return
+            os.sync()
+        finally:
+            os.close(descriptor)
+
+    def _send(
+        self,
+        chunks: Iterable[bytes],
+        media_type: str,
+        check: Callable[[int], None] | None,
+    ) -> BlobRef:
+        # Round trips to an object store are what takes long: some are under way at once.
+        writer = self._store.writer()
+        digest = hashlib.sha256()
+        size_bytes = 0
+        try:
+            for chunk in chunks:
+                size_bytes += len(chunk)
+                if check is not None:
+                    check(size_bytes)
+                digest.update(chunk)
+                writer.write(chunk)
+        except BaseException:
+            writer.abort()
+            raise
+        if self._senders is None:
+            self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="blobs")
+        # What waits is held in memory or a temporary file: not too much of it.
+        waiting = [future for future in self._sending if not future.done()]
+        if len(waiting) >= 2 * _SENDERS:
+            with contextlib.suppress(BlobError):
+                waiting[0].result()
+        self._sending.append(self._senders.submit(writer.commit, media_type=media_type))
+        sha256 = digest.hexdigest()
+        return BlobRef(
+            uri=self._store.uri(sha256),
+            sha256=sha256,
+            size_bytes=size_bytes,
+            media_type=media_type,
+        )
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(descriptor, view) :]
+    except OSError as error:
+        msg = f"a blob cannot be written: {error}"
+        raise BlobError(msg) from error
+
+
+def _find_syncfs() -> Callable[[int], int] | None:
+    # Linux: the file system of a descriptor, and errors of writing back are told (since 5.8).
+    try:
+        function = ctypes.CDLL(None, use_errno=True).syncfs
+    except (AttributeError, OSError):
+        return None
+    function.argtypes = [ctypes.c_int]
+    function.restype = ctypes.c_int
+    return lambda descriptor: int(function(descriptor))
+
+
+_syncfs = _find_syncfs()
