@@ -146,13 +146,19 @@ def query(
 
 def settings_list(as_json: AsJson = False) -> None:
     """List every setting: its environment variable, its value now, and what it means."""
+    from dicom_gateway.settings import GatewaySettings
     from streams.settings import Settings, environment_name
 
     with clear_errors():
-        settings = load_settings()
+        settings, of_gateway = load_settings(), GatewaySettings()
     rows = [
         (environment_name(name), str(getattr(settings, name)), field.description)
         for name, field in Settings.model_fields.items()
+    ]
+    rows += [
+        (environment_name(name), str(getattr(of_gateway, name)), f"gateway: {field.description}")
+        for name, field in GatewaySettings.model_fields.items()
+        if name not in Settings.model_fields
     ]
     if as_json:
         print_json([dict(zip(("variable", "value", "meaning"), row, strict=True)) for row in rows])
