@@ -161,7 +161,7 @@ class GatewaySettings(BaseSettings):
         default="127.0.0.1", description="where /metrics and /healthz are served"
     )
     metrics_port: int | None = Field(
-        default=None, ge=0, le=65535, description="their TCP port; none without it, 0 for a free one"
+        default=None, ge=0, le=65535, description="their TCP port; 0 for a free one"
     )
 
     @property
