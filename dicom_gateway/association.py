@@ -253,9 +253,11 @@ class Association:
             self._abort(error.reason)
         except OSError as error:
             how = "lost"
-            _log.warning(
-                "association-lost", association_id=self.name, error=f"{type(error).__name__}"
-            )
+            _log.warning("association-lost", association_id=self.name, error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 (a fault of ours ends this association only)
+            how = "aborted"
+            _log.error("association-fault", association_id=self.name, **refusal_fields(error))
+            self._abort(AbortReason.NOT_SPECIFIED)
         finally:
             with self._lock:
                 self._ended = True

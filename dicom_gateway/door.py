@@ -101,8 +101,8 @@ class Door:
         self._clock = clock
         self._knocks: dict[int, Knock] = {}
 
-    def __len__(self) -> int:
-        return len(self._knocks)
+    def __contains__(self, knock: Knock) -> bool:
+        return self._knocks.get(knock.number) is knock
 
     def knock(self, number: int, connection: socket.socket, address: str) -> None:
         """Take a new connection, by whose number it is known."""

@@ -283,7 +283,12 @@ class ReceivePool:
         return None
 
     def _bury(self, process: Process) -> None:
-        status = process.popen.wait()
+        try:
+            status = process.popen.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            # It lives, yet nobody hears it: its senders are better off with another.
+            process.popen.kill()
+            status = process.popen.wait()
         process.channel.close()
         process.connections.close()
         with self._lock:

@@ -252,7 +252,11 @@ class Gateway:
             max_outbox_records=settings.max_outbox_records,
         )
         while not self._closing.wait(_LOAD_SECONDS):
-            free_bytes = shutil.disk_usage(settings.inbox_dir).free
+            try:
+                free_bytes = shutil.disk_usage(settings.inbox_dir).free
+            except OSError as error:
+                _log.error("inbox-away", error=str(error))
+                continue
             self.metrics.disk_free_bytes.set(free_bytes)
             load = Load(free_bytes, self.filer.waiting[1], self.outbox.counts().pending)
             refusing = marks.pressure(load, is_refusing=bool(self._refusing))

@@ -229,7 +229,9 @@ class ReceiveProcess:
             (self._pressure,) = rest
         elif kind == "acted":
             ticket, status = rest
-            self._acted[ticket].put(status)
+            asking = self._acted.get(ticket)
+            if asking is not None:
+                asking.put(status)
         elif kind == "report":
             self._report(*rest)
         elif kind == "stop":
@@ -253,6 +255,8 @@ class ReceiveProcess:
 
     def _admit(self, number: int, refused: AssociationRefused | None) -> None:
         knock, request, entity = self._asking.pop(number)
+        if knock not in self._door:
+            return
         if refused is not None:
             self._door.refuse(knock, refused)
             return
