@@ -6,7 +6,18 @@ import warnings
 
 import typer
 
-from streams.commands import bench, demo, dlq, gateway, ingest, inspect, look, send, servers
+from streams.commands import (
+    bench,
+    datasets,
+    demo,
+    dlq,
+    gateway,
+    ingest,
+    inspect,
+    look,
+    send,
+    servers,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +35,7 @@ app.command("migrate", rich_help_panel="Run")(servers.migrate)
 app.command("send", rich_help_panel="Send")(send.send)
 app.command("ingest", rich_help_panel="Send")(ingest.ingest)
 app.command("inspect", rich_help_panel="Look")(inspect.inspect)
+app.add_typer(datasets.app, name="datasets", rich_help_panel="Look")
 app.command("status", rich_help_panel="Look")(look.status)
 app.command("query", rich_help_panel="Look")(look.query)
 app.command("settings", rich_help_panel="Look")(look.settings_list)
