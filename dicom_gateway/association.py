@@ -74,17 +74,20 @@ class Limits:
     idle_seconds : float
         Between two messages.
     message_seconds : float
-        For a message, beside what it may take at the slowest rate.
+        Within this time a message has to be whole, or to have come at the slowest rate; then again.
     min_bytes_per_second : float
         Slowest rate of a message.
     max_pdu_bytes : int
         Longest PDU that was negotiated.
+    max_message_bytes : int
+        A longer message ends the association, also one that is read only to be refused.
     """
 
     idle_seconds: float
     message_seconds: float
     min_bytes_per_second: float
     max_pdu_bytes: int
+    max_message_bytes: int
 
 
 class Observer(Protocol):
@@ -139,6 +142,7 @@ class Association:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection = connection
+        self._is_tls = isinstance(connection, ssl.SSLSocket)
         self._acceptance = acceptance
         self.origin = origin
         self._judge = judge
@@ -161,8 +165,9 @@ class Association:
         self._reports: deque[bytes] = deque()
         self._unconfirmed: dict[int, Callable[[bool], None]] = {}
         self._next_message_id = 1
-        self._began = self._last = 0.0
-        self._message_bytes = 0
+        # The peer's time, in which we wait for it; what we ourselves take is not held against it.
+        self._silent_seconds = self._period_seconds = 0.0
+        self._period_bytes = self._message_bytes = 0
 
     @property
     def name(self) -> str:
@@ -174,13 +179,17 @@ class Association:
     def stop(self) -> None:
         """End it with an A-ABORT, soon."""
         self._stopping = True
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RD)
+        # A TLS connection would lose its encryption; it looks up once in a tick.
+        if not self._is_tls:
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RD)
 
     def report(
         self, event_type: int, encode: Callable[[str], bytes], done: Callable[[bool], None]
     ) -> None:
         """Send an N-EVENT-REPORT of storage commitment as soon as no message is in progress.
+
+        It may take as long as the peer takes to read it.
 
         Parameters
         ----------
@@ -222,7 +231,8 @@ class Association:
                 max_pdu_bytes=self._peer_max_pdu_bytes,
             )
             self._unconfirmed[message_id] = done
-            if self._is_idle:
+            # Of TLS only one thread may do anything at a time; its own sends it at its next tick.
+            if self._is_idle and not self._is_tls:
                 # A connection that is lost is noticed by its own thread, which tells everyone.
                 with contextlib.suppress(OSError):
                     self._connection.sendall(message)
@@ -242,7 +252,7 @@ class Association:
         how = "released"
         try:
             self._set_timeouts()
-            self._connection.sendall(self._acceptance.pdu)
+            self._send(self._acceptance.pdu)
             how = self._serve()
         except ProtocolError as error:
             how = "aborted"
@@ -261,6 +271,7 @@ class Association:
         finally:
             with self._lock:
                 self._ended = True
+                self._reports.clear()
                 unconfirmed = list(self._unconfirmed)
             for message_id in unconfirmed:
                 self._reported(message_id, False)
@@ -271,7 +282,7 @@ class Association:
             _log.info("association-closed", association_id=self.name, how=how)
 
     def _set_timeouts(self) -> None:
-        if isinstance(self._connection, ssl.SSLSocket):
+        if self._is_tls:
             self._connection.settimeout(_TICK_SECONDS)
             return
         # Deadlines of the kernel: Python's own cost a poll() before each call.
@@ -281,28 +292,27 @@ class Association:
             (socket.SO_SNDTIMEO, _SEND_SECONDS),
         ):
             self._connection.setsockopt(
-                socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), 0)
+                socket.SOL_SOCKET, option, struct.pack("ll", *_timeval(seconds))
             )
 
     def _serve(self) -> str:
         view = memoryview(bytearray(_FIRST_BUFFER_BYTES))
-        self._began = self._last = self._clock()
         while True:
             count = self._receive(view)
             if not count:
-                self._check_time()
+                if self._is_idle:
+                    self._become_idle()
                 continue
             ending = self._feed(view[:count])
             if ending is not None:
                 return ending
             if self._request is None and not self._command and self._upper.is_between_pdus:
                 self._become_idle()
-                continue
-            self._check_time()
-            if self._incoming is not None and len(view) < _BUFFER_BYTES:
+            elif self._incoming is not None and len(view) < _BUFFER_BYTES:
                 view = memoryview(bytearray(_BUFFER_BYTES))
 
     def _receive(self, view: memoryview) -> int:
+        asked = self._clock()
         try:
             count = self._connection.recv_into(view)
         except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
@@ -311,15 +321,43 @@ class Association:
             raise ProtocolError(AbortReason.NOT_SPECIFIED, "the gateway stops")
         if count == 0:
             raise ConnectionResetError
+        waited_seconds = self._clock() - asked
+        self._silent_seconds += waited_seconds
+        if not self._is_idle:
+            self._period_seconds += waited_seconds
+            self._check_pace()
+        elif self._silent_seconds > self._limits.idle_seconds:
+            msg = f"nothing came for {self._limits.idle_seconds:.0f} s"
+            raise ProtocolError(AbortReason.NOT_SPECIFIED, msg)
         if count < 0:
             return 0
-        self._last = self._clock()
         if self._is_idle:
-            self._began, self._message_bytes = self._last, 0
+            self._begin_count()
             with self._lock:
                 self._is_idle = False
+        self._silent_seconds = 0.0
+        self._period_bytes += count
         self._message_bytes += count
+        if self._message_bytes > self._limits.max_message_bytes:
+            msg = f"a message of more than {self._limits.max_message_bytes} bytes"
+            raise ProtocolError(AbortReason.INVALID_PARAMETER, msg)
         return count
+
+    def _begin_count(self) -> None:
+        self._period_seconds, self._period_bytes, self._message_bytes = 0.0, 0, 0
+
+    def _check_pace(self) -> None:
+        patience_seconds = self._limits.message_seconds
+        if max(self._silent_seconds, self._period_seconds) <= patience_seconds:
+            return
+        wanted_bytes = patience_seconds * self._limits.min_bytes_per_second
+        if self._silent_seconds > patience_seconds or self._period_bytes < wanted_bytes:
+            msg = (
+                f"a message of which {self._message_bytes} bytes have come is not whole, and "
+                f"{self._period_bytes} of them came in the last {self._period_seconds:.0f} s"
+            )
+            raise ProtocolError(AbortReason.NOT_SPECIFIED, msg)
+        self._period_seconds, self._period_bytes = 0.0, 0
 
     def _feed(self, data: memoryview) -> str | None:
         for item in self._upper.feed(data):
@@ -330,7 +368,7 @@ class Association:
             elif self._request is not None or self._command:
                 raise ProtocolError(AbortReason.UNEXPECTED_PDU, "a release inside a message")
             else:
-                self._connection.sendall(RELEASE_RESPONSE)
+                self._send(RELEASE_RESPONSE)
                 self._linger()
                 return "released"
         return None
@@ -338,24 +376,16 @@ class Association:
     def _become_idle(self) -> None:
         with self._lock:
             while self._reports:
-                self._connection.sendall(self._reports.popleft())
+                self._send(self._reports.popleft())
             self._is_idle = True
 
-    def _check_time(self) -> None:
-        now = self._clock()
-        if self._is_idle:
-            if now - self._last > self._limits.idle_seconds:
-                msg = f"nothing came for {self._limits.idle_seconds:.0f} s"
-                raise ProtocolError(AbortReason.NOT_SPECIFIED, msg)
+    def _send(self, data: bytes) -> None:
+        if not self._is_tls:
+            self._connection.sendall(data)
             return
-        patience = self._limits.message_seconds
-        allowed = patience + self._message_bytes / self._limits.min_bytes_per_second
-        if now - self._began > allowed or now - self._last > patience:
-            msg = (
-                f"a message of {self._message_bytes} bytes is not whole "
-                f"after {now - self._began:.0f} s"
-            )
-            raise ProtocolError(AbortReason.NOT_SPECIFIED, msg)
+        self._connection.settimeout(_SEND_SECONDS)
+        self._connection.sendall(data)
+        self._connection.settimeout(_TICK_SECONDS)
 
     def _take(self, fragment: Fragment) -> None:
         if fragment.context_id not in self._acceptance.contexts:
@@ -425,6 +455,8 @@ class Association:
             self._action_data += data
 
     def _finish(self, request: Command) -> None:
+        # A peer may send the next message before it has our answer.
+        self._begin_count()
         if request.field == C_STORE_RQ:
             self._finish_store(request)
         elif request.field == C_ECHO_RQ:
@@ -468,11 +500,11 @@ class Association:
         self._answer(write_response(request, status, comment=comment))
 
     def _answer(self, command: bytes) -> None:
-        self._connection.sendall(data_pdu(self._context_id, command, is_command=True))
+        self._send(data_pdu(self._context_id, command, is_command=True))
 
     def _abort(self, reason: AbortReason) -> None:
         with contextlib.suppress(OSError):
-            self._connection.sendall(abort_pdu(reason))
+            self._send(abort_pdu(reason))
             self._linger()
 
     def _linger(self) -> None:
@@ -485,3 +517,8 @@ class Association:
             scrap = bytearray(_FIRST_BUFFER_BYTES)
             while self._clock() < until and self._connection.recv_into(scrap):
                 pass
+
+
+def _timeval(seconds: float) -> tuple[int, int]:
+    whole = int(seconds)
+    return whole, int((seconds - whole) * 1e6)

@@ -100,6 +100,8 @@ class Door:
         self._tls = tls
         self._clock = clock
         self._knocks: dict[int, Knock] = {}
+        # At least what they have sent; counted anew when it seems too much.
+        self._waiting_bytes = 0
 
     def __contains__(self, knock: Knock) -> bool:
         return self._knocks.get(knock.number) is knock
@@ -132,12 +134,12 @@ class Door:
                     self._forget(knock)
             else:
                 self._read(knock)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except BlockingIOError:
             return
+        except ssl.SSLWantReadError:
+            self._selector.modify(knock.connection, selectors.EVENT_READ, knock)
         except ssl.SSLWantWriteError:
-            self._selector.modify(
-                knock.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, knock
-            )
+            self._selector.modify(knock.connection, selectors.EVENT_WRITE, knock)
         except ProtocolError as error:
             _log.warning(
                 "no-association", peer_address=knock.address, reason=error.reason.name.lower(),
@@ -173,12 +175,21 @@ class Door:
             if len(knock.received) > PDU_HEADER_BYTES and not _needed(knock.received):
                 self._ask(knock)
                 return
-            if self._waiting_bytes() > MAX_WAITING_BYTES:
-                msg = "too many requests are under way"
-                raise ProtocolError(AbortReason.NOT_SPECIFIED, msg)
+            self._waiting_bytes += len(data)
+            if self._waiting_bytes > MAX_WAITING_BYTES:
+                self._turn_away_largest()
+                if knock.is_leaving or knock.number not in self._knocks:
+                    return
 
-    def _waiting_bytes(self) -> int:
-        return sum(len(knock.received) for knock in self._knocks.values())
+    def _turn_away_largest(self) -> None:
+        # Whoever comes next has sent least, and is no cause of it.
+        waiting = [knock for knock in self._knocks.values() if not knock.is_asking]
+        self._waiting_bytes = sum(len(knock.received) for knock in waiting)
+        if self._waiting_bytes > MAX_WAITING_BYTES:
+            largest = max(waiting, key=lambda knock: len(knock.received))
+            _log.warning("too-many-requests-at-once", peer_address=largest.address)
+            self._waiting_bytes -= len(largest.received)
+            self._leave(largest, abort_pdu(AbortReason.NOT_SPECIFIED))
 
     def _ask(self, knock: Knock) -> None:
         if knock.received[0] == ABORT:

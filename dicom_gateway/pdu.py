@@ -16,6 +16,7 @@ from typing import TypeAlias
 PDU_HEADER_BYTES = 6
 _PDV_HEADER_BYTES = 6
 _RELEASE_OR_ABORT_BYTES = 4
+_LEAST_PDU_BYTES = 1024
 
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ = 0x01, 0x02, 0x03
 P_DATA_TF, RELEASE_RQ, RELEASE_RP, ABORT = 0x04, 0x05, 0x06, 0x07
@@ -107,7 +108,7 @@ class UpperLayer:
     @property
     def is_between_pdus(self) -> bool:
         """Whether everything that was begun has come whole."""
-        return not (self._header or self._pdu_left or self._data_left)
+        return not (self._header or self._pdu_left or self._data_left or self._ending)
 
     def feed(self, data: memoryview) -> Iterator[Item]:
         """Take what the network gave; yield what it holds.
@@ -207,9 +208,12 @@ def data_pdus(context_id: int, data: bytes, *, is_command: bool, max_pdu_bytes: 
     is_command : bool
         Whether it is a command set.
     max_pdu_bytes : int
-        What the peer said that it takes; 0 for no limit (PS3.8 annex D.1.1).
+        What the peer said that it takes; 0 for no limit (PS3.8 annex D.1.1). Less than 1 KiB, which
+        nobody means, counts as 1 KiB: single bytes would become a hundred times as many.
     """
-    step = max(1, max_pdu_bytes - _PDV_HEADER_BYTES) if max_pdu_bytes else len(data) or 1
+    step = max(_LEAST_PDU_BYTES, max_pdu_bytes) - _PDV_HEADER_BYTES
+    if not max_pdu_bytes:
+        step = len(data) or 1
     pieces = [data[start : start + step] for start in range(0, len(data), step)] or [b""]
     kind = 0x01 if is_command else 0x00
     return b"".join(

@@ -28,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import queue
+import resource
 import selectors
 import signal
 import socket
@@ -48,7 +49,7 @@ from pynetdicom.dsutils import encode as encode_dataset
 
 from dicom_gateway.arrival import Origin
 from dicom_gateway.association import Association, Limits
-from dicom_gateway.command import Command
+from dicom_gateway.command import MAX_COMMAND_BYTES, Command
 from dicom_gateway.commitment_ledger import Requester
 from dicom_gateway.door import Door, Knock
 from dicom_gateway.entities import AssociationRefused, Entity
@@ -163,6 +164,8 @@ class ReceiveProcess:
             message_seconds=settings.dicom_dimse_timeout_seconds,
             min_bytes_per_second=settings.dicom_min_bytes_per_second,
             max_pdu_bytes=settings.dicom_max_pdu_bytes,
+            # A dataset beyond the limit is read to its end, so that its sender gets a status.
+            max_message_bytes=2 * settings.dicom_max_dataset_bytes + MAX_COMMAND_BYTES,
         )
         self._selector = selectors.DefaultSelector()
         self._door = Door(
@@ -220,6 +223,13 @@ class ReceiveProcess:
         if not data:
             raise EOFError
         number, address = data.decode().split(" ", 1)
+        if not descriptors:
+            _log.warning(
+                "connection-lost", peer_address=address, why="no file descriptor is left",
+                hint="raise the limit of open files (ulimit -n)",
+            )  # fmt: skip
+            self._channel.send("gone", int(number))
+            return
         self._door.knock(int(number), socket.socket(fileno=descriptors[0]), address)
 
     def _hear(self, kind: str, *rest: Any) -> None:
@@ -237,6 +247,7 @@ class ReceiveProcess:
         elif kind == "stop":
             self._stop_at = time.monotonic() + rest[0]
             self._selector.unregister(self._connections)
+            self._asking.clear()
             self._door.close()
 
     def _gone(self, knock: Knock) -> None:
@@ -341,7 +352,7 @@ class ReceiveProcess:
         except queue.Empty:
             return PROCESSING_FAILURE
         finally:
-            del self._acted[ticket]
+            self._acted.pop(ticket, None)
 
     def _report(self, ticket: str, association_id: str, event_type: int, dataset: Dataset) -> None:
         def done(is_taken: bool) -> None:
@@ -359,7 +370,10 @@ class ReceiveProcess:
         if served is None:
             done(False)
         else:
-            served[0].report(event_type, encode, done)
+            # A peer that does not read must not hold up the door.
+            threading.Thread(
+                target=served[0].report, args=(event_type, encode, done), daemon=True
+            ).start()
 
 
 def main() -> None:
@@ -367,6 +381,10 @@ def main() -> None:
     # The terminal's Ctrl-C reaches the whole group; only the gateway decides when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A thousand silent connections and what the associations open.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     channel = Channel(Connection(int(sys.argv[1])))
     connections = socket.socket(fileno=int(sys.argv[2]))
     token, settings = channel.receive()
