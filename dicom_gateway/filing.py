@@ -98,7 +98,7 @@ class Filer:
             If it cannot be done; at its start the gateway must not go on then.
         """
         found = list(recover(self._folder, token))
-        records = [Arrived.of_encoded(one.record) for one in found if one.record is not None]
+        records = [_record(one.name, one.record) for one in found if one.record is not None]
         for start in range(0, len(records), _MAX_GROUP):
             self._outbox.append_all(records[start : start + _MAX_GROUP]).result()
         known = self._outbox.holds_image(one.sha256 for one in found)
@@ -229,3 +229,14 @@ class Filer:
                     instance_uid=arrival.arrived.sop_instance_uid,
                     hint="other bytes came earlier under the same UIDs; both are kept",
                 )
+
+
+def _record(slot: str, value: bytes) -> Arrived:
+    try:
+        return Arrived.of_encoded(value)
+    except ValueError as error:
+        msg = (
+            f"{slot} in the inbox holds an instance that was acknowledged, recorded in a way that "
+            f"this version does not know ({error}): start the version that received it once more"
+        )
+        raise OSError(msg) from error

@@ -106,6 +106,8 @@ class ReceivePool:
         self._lock = threading.Lock()
         self._processes: list[Process] = []
         self._pressure = ""
+        # Since when no process takes connections.
+        self._lacking_since: float | None = None
         self._stopping = False
         self._listener = listen(settings)
         try:
@@ -131,7 +133,11 @@ class ReceivePool:
     def is_running(self) -> bool:
         """Whether it takes connections, and a process is there to have them."""
         with self._lock:
-            return self._thread.is_alive() and bool(self._processes)
+            lacking_since = self._lacking_since
+        # A process that died is replaced; that is no reason to end the others' work.
+        return self._thread.is_alive() and (
+            lacking_since is None or time.monotonic() - lacking_since < _START_SECONDS
+        )
 
     @property
     def associations(self) -> int:
@@ -195,12 +201,15 @@ class ReceivePool:
             theirs.close()
             take.close()
         process = Process(token, popen, Channel(Connection(ours.detach())), hand)
+        # One that dies at once is buried by who listens to it.
+        with contextlib.suppress(OSError):
+            process.channel.send(token, self._settings)
         with self._lock:
             self._processes.append(process)
             pressure = self._pressure
-        process.channel.send(token, self._settings)
         if pressure:
-            process.channel.send("pressure", pressure)
+            with contextlib.suppress(OSError):
+                process.channel.send("pressure", pressure)
         threading.Thread(
             target=self._listen_to, args=(process,), name=f"receive-{token}", daemon=True
         ).start()
@@ -245,6 +254,8 @@ class ReceivePool:
                 kind, *rest = process.channel.receive()
                 if kind == "ready":
                     process.ready.set()
+                    with self._lock:
+                        self._lacking_since = None
                 elif kind == "gone":
                     with self._lock:
                         process.guests.pop(rest[0], None)
@@ -294,6 +305,10 @@ class ReceivePool:
         with self._lock:
             self._processes.remove(process)
             stopping = self._stopping
+            if self._lacking_since is None and not any(
+                one.ready.is_set() for one in self._processes
+            ):
+                self._lacking_since = time.monotonic()
         # Its instances may be durable without having been reported.
         self._on_death(process.token)
         if stopping:
