@@ -246,7 +246,10 @@ class Incoming:
             try:
                 return read_identifiers(self._head, self.transfer_syntax_uid, is_whole=False)
             except IncompleteHeaderError:
-                self._head[:] = self.slot.read_back(
-                    min(self.dataset_bytes, _MAX_HEAD_BYTES), offset=self._prefix_bytes
+                # A new one: what raised the error still has its eye on the old.
+                self._head = bytearray(
+                    self.slot.read_back(
+                        min(self.dataset_bytes, _MAX_HEAD_BYTES), offset=self._prefix_bytes
+                    )
                 )
         return read_identifiers(self._head, self.transfer_syntax_uid)
