@@ -350,7 +350,7 @@ class Association:
         patience_seconds = self._limits.message_seconds
         if max(self._silent_seconds, self._period_seconds) <= patience_seconds:
             return
-        wanted_bytes = patience_seconds * self._limits.min_bytes_per_second
+        wanted_bytes = self._period_seconds * self._limits.min_bytes_per_second
         if self._silent_seconds > patience_seconds or self._period_bytes < wanted_bytes:
             msg = (
                 f"a message of which {self._message_bytes} bytes have come is not whole, and "
