@@ -31,6 +31,7 @@ from dicom_gateway.part10 import file_prefix
 from schemas import TOPICS, FileReceived, decode
 from streams.send import FileResult, send
 from streams.storage.blobs import BlobStore
+from tests.support.gateways import filed
 
 pytestmark = pytest.mark.integration
 
@@ -309,8 +310,10 @@ def digests(paths: Sequence[Path]) -> list[str]:
 
 
 def push(gateway: Gateway, paths: Sequence[Path], associations: int = 1) -> None:
+    before = filed(gateway)
     report = send(paths, host="127.0.0.1", port=gateway.port, associations=associations)
     assert report.count("stored") == len(paths), report.reasons
+    until(lambda: filed(gateway) == before + len(paths), "all is in the ledger")
 
 
 def assert_in_order_of_arrival(broker: Broker, folder: Path) -> None:
@@ -377,6 +380,7 @@ def test_a_broker_that_is_away_during_a_push_fails_no_store_and_loses_nothing(
         report = send(paths, host="127.0.0.1", port=gateway.port, on_progress=fall)
         assert fallen.is_set()
         assert report.count("stored") == 200
+        until(lambda: filed(gateway) == 200, "all is in the ledger")
         assert gateway.outbox.counts().pending > 0
         broker.start() if broker.is_durable else broker.resume()
         until(lambda: gateway.outbox.counts().pending == 0, "the outbox is drained", 120)

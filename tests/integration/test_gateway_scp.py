@@ -37,6 +37,7 @@ from dicom_gateway.sop_classes import NON_PATIENT_OBJECTS
 from schemas import FileReceived, decode
 from streams.send import SendError, examine, send
 from streams.storage.blobs import BlobStore
+from tests.support.gateways import answered, filed
 
 pytestmark = pytest.mark.integration
 
@@ -106,21 +107,6 @@ def dataset_bytes(*, instance: str = "1.2.3.4", sop_class: str = CT, tail: bytes
     )
 
 
-def _answered(gateway: Gateway) -> float | None:
-    return gateway.metrics.registry.get_sample_value(
-        "biodatamine_gateway_responses_total", {"status": "0x0000", "reason": "stored"}
-    )
-
-
-def _filed(gateway: Gateway) -> float:
-    name = "biodatamine_gateway_instances_total"
-    values = (
-        gateway.metrics.registry.get_sample_value(name, {"disposition": d})
-        for d in ("new", "same", "conflict")
-    )
-    return sum(value or 0 for value in values)
-
-
 class Scu:
     """Sends raw dataset bytes under whatever command is wanted."""
 
@@ -159,7 +145,7 @@ def test_every_transfer_syntax_is_stored_as_it_was_sent(gateway: Gateway, store:
     stored = [result for result in report.results if result.outcome == "stored"]
     assert len(stored) > 60
     assert {r.meaning for r in report.results if r.outcome in ("failed", "refused")} == set()
-    until(lambda: _answered(gateway) == _filed(gateway) == len(stored), "all is filed")
+    until(lambda: answered(gateway) == filed(gateway) == len(stored), "all is filed")
     pending = gateway.outbox.pending(10_000)
     by_digest = {e.image_id: e for e in (decode(r.value, FileReceived) for r in pending)}
     syntaxes = set()
@@ -236,7 +222,7 @@ def test_same_instance_twice_is_one_record_and_other_bytes_are_a_conflict(
     assert (first.conflicts_with, second.conflicts_with) == (None, first.image_id)
     assert store.exists(first.image_id)
     assert store.exists(second.image_id)
-    until(lambda: _filed(gateway) == 4, "all four are filed")
+    until(lambda: filed(gateway) == 4, "all four are filed")
     value = gateway.metrics.registry.get_sample_value
     name = "biodatamine_gateway_instances_total"
     assert [value(name, {"disposition": d}) for d in ("new", "same", "conflict")] == [1, 2, 1]
@@ -409,7 +395,7 @@ def test_metrics_and_health(tmp_path: Path) -> None:
             scu.store(dataset_bytes())
             scu.store(b"junk")
         events(gateway, 1)
-        until(lambda: _answered(gateway), "the answer is counted")
+        until(lambda: answered(gateway), "the answer is counted")
         assert gateway.metrics_server is not None
         base = f"http://127.0.0.1:{gateway.metrics_server.port}"
         shown = urllib.request.urlopen(f"{base}/metrics").read().decode()
