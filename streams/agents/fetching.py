@@ -33,7 +33,7 @@ from streams.storage.blobs import BlobError, BlobStore
 
 INGEST = "ingest"
 _BATCH_FILES = 512
-_BATCH_BYTES = 64 << 20
+_BATCH_BYTES = 24 << 20
 _BATCH_SECONDS = 0.5
 _CHANGES = 3
 
@@ -229,8 +229,7 @@ class Fetcher:
             for index, entry in enumerate(provider.entries(asked)):
                 if index >= batches.entry:
                     self._entry(request, progress, batches, index, entry)
-            batches.flush()
-            batches.settle()
+            batches.finish()
 
     def _entry(
         self,
@@ -319,6 +318,8 @@ class _Batches:
         self._names_given = checkpoint.names
         self._held_names: list[int] = []
         self._names_at_mark: list[int] = []
+        self._mark: Mark | None = None
+        self._at_mark = (checkpoint.members, self._counts)
         self._begin()
 
     def __enter__(self) -> _Batches:
@@ -384,7 +385,11 @@ class _Batches:
 
     def at(self, mark: Mark) -> None:
         """Note a point from which the request can go on."""
-        self._move(replace(self._position, mark=asdict(mark)))
+        self._mark = mark
+        self._at_mark = (self._members_before(), replace(self._counts))
+        if self._held_names:
+            self._names_at_mark += self._held_names
+            self._held_names = []
         if self._is_full():
             self.flush()
 
@@ -436,6 +441,12 @@ class _Batches:
         if not self._events and not self._letters:
             return
         batch, events, letters = self._batch, self._events, self._letters
+        if self._mark is not None:
+            members, at_mark = self._at_mark
+            self._position = replace(
+                self._position, mark=asdict(self._mark), members=members, counts=at_mark
+            )
+            self._mark = None
         position, names = self._position, self._names_at_mark
         self._names_at_mark = []
         counts = replace(self._counts)
@@ -443,6 +454,12 @@ class _Batches:
             lambda: self._publish(batch, events, letters, position, names, counts)
         )
         self._begin()
+
+    def finish(self) -> None:
+        """Publish what is left; all that was found is counted then."""
+        self.flush()
+        self.settle()
+        self._progress.save(self._checkpoint(self._position), [])
 
     def settle(self) -> None:
         """Wait until what is being published is."""
@@ -468,6 +485,7 @@ class _Batches:
         self._position = replace(
             position, members=self._members_before(), counts=replace(self._counts)
         )
+        self._mark = None
         self._names_at_mark += self._held_names
         self._held_names = []
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import itertools
 import os
-import tempfile
+import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,10 +22,17 @@ from schemas import BlobRef
 from streams.storage.blobs import BlobError, BlobStore
 
 _SENDERS = 8
+_SMALL_BYTES = 1 << 17
+_numbers = itertools.count()
+# Names of this process alone, whatever machine shares the folder.
+_PREFIX = uuid.uuid4().hex
 
 
 class BlobBatch:
     """Collects blobs; ``commit`` makes them durable and visible.
+
+    Small blobs wait in memory until then, so that whoever adds them does not wait for the disk,
+    and a batch can be committed in another thread than the next one is filled in.
 
     Parameters
     ----------
@@ -36,9 +44,10 @@ class BlobBatch:
 
     def __init__(self, store: BlobStore, *, fsync: bool = True) -> None:
         self._store = store
-        self._root = store.local_root
+        self._root = None if store.local_root is None else str(store.local_root)
         self._fsync = fsync
-        self._staged: dict[str, Path] = {}
+        self._held: dict[str, bytes] = {}
+        self._staged: dict[str, str] = {}
         self._sending: list[Future[BlobRef]] = []
         self._senders: ThreadPoolExecutor | None = None
 
@@ -69,14 +78,21 @@ class BlobBatch:
             return self._send(chunks, media_type, check)
         digest = hashlib.sha256()
         size_bytes = 0
-        descriptor, path = self._temporary()
-        kept = False
+        small: list[bytes] = []
+        descriptor, path = -1, ""
         try:
             for chunk in chunks:
                 size_bytes += len(chunk)
                 if check is not None:
                     check(size_bytes)
                 digest.update(chunk)
+                if descriptor < 0:
+                    small.append(chunk)
+                    if size_bytes <= _SMALL_BYTES:
+                        continue
+                    descriptor, path = self._temporary()
+                    chunk = b"".join(small)  # noqa: PLW2901
+                    small.clear()
                 _write(descriptor, chunk)
             sha256 = digest.hexdigest()
             ref = BlobRef(
@@ -85,14 +101,16 @@ class BlobBatch:
                 size_bytes=size_bytes,
                 media_type=media_type,
             )
-            if sha256 not in self._staged and not self._is_there(ref):
-                self._staged[sha256] = path
-                kept = True
+            if descriptor < 0:
+                self._held[sha256] = small[0] if len(small) == 1 else b"".join(small)
+            elif sha256 not in self._staged and not self._is_there(sha256, size_bytes):
+                self._staged[sha256], path = path, ""
             return ref
         finally:
-            os.close(descriptor)
-            if not kept:
-                path.unlink(missing_ok=True)
+            if descriptor >= 0:
+                os.close(descriptor)
+            if path:
+                Path(path).unlink(missing_ok=True)
 
     def commit(self) -> None:
         """Make everything that was added durable and visible.
@@ -108,20 +126,36 @@ class BlobBatch:
                 future.result()
             return
         try:
-            self._sync()
-            for sha256, path in self._staged.items():
-                path.replace(self._root / sha256[:2] / sha256)
+            self._write_held()
+            if self._staged:
+                self._sync()
+                for sha256, path in self._staged.items():
+                    os.rename(path, f"{self._root}/{sha256[:2]}/{sha256}")  # noqa: PTH104
             self._staged.clear()
+            # Also what was there already: another writer may not have come to its sync yet.
             self._sync()
         except OSError as error:
             msg = f"blobs cannot be made durable: {error}"
             raise BlobError(msg) from error
 
+    def _write_held(self) -> None:
+        while self._held:
+            sha256, data = self._held.popitem()
+            if sha256 in self._staged or self._is_there(sha256, len(data)):
+                continue
+            descriptor, path = self._temporary()
+            self._staged[sha256] = path
+            try:
+                _write(descriptor, data)
+            finally:
+                os.close(descriptor)
+
     def abort(self) -> None:
         """Drop what was not committed; harmless afterwards."""
         for path in self._staged.values():
-            path.unlink(missing_ok=True)
+            Path(path).unlink(missing_ok=True)
         self._staged.clear()
+        self._held.clear()
         for future in self._sending:
             future.cancel()
         self._sending.clear()
@@ -129,21 +163,20 @@ class BlobBatch:
             self._senders.shutdown(wait=True, cancel_futures=True)
             self._senders = None
 
-    def _temporary(self) -> tuple[int, Path]:
-        assert self._root is not None
+    def _temporary(self) -> tuple[int, str]:
+        path = f"{self._root}/incoming/batch-{_PREFIX}-{next(_numbers)}"
         try:
-            descriptor, name = tempfile.mkstemp(dir=self._root / "incoming")
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
         except OSError as error:
             msg = f"a blob cannot be begun: {error}"
             raise BlobError(msg) from error
-        return descriptor, Path(name)
 
-    def _is_there(self, ref: BlobRef) -> bool:
-        assert self._root is not None
+    def _is_there(self, sha256: str, size_bytes: int) -> bool:
         try:
-            return (self._root / ref.sha256[:2] / ref.sha256).stat().st_size == ref.size_bytes
+            found = os.stat(f"{self._root}/{sha256[:2]}/{sha256}")  # noqa: PTH116
         except OSError:
             return False
+        return found.st_size == size_bytes
 
     def _sync(self) -> None:
         if not self._fsync:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -27,7 +26,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -92,19 +90,26 @@ class _Server:
     """Serves the archive, and the synthetic one, from a process of its own."""
 
     def __init__(self, archive: Path, gigabytes: float) -> None:
-        ours, theirs = multiprocessing.Pipe()
-        context = multiprocessing.get_context("spawn")
-        self._process = context.Process(target=_serve, args=(theirs, archive, gigabytes))
-        self._process.start()
-        self.port = int(ours.recv())
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "serve", str(archive), str(gigabytes)],
+            env=_environment(),
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
 
     def stop(self) -> None:
         """End it."""
-        self._process.terminate()
-        self._process.join()
+        self._process.kill()
+        self._process.wait()
 
 
-def _serve(connection: Connection, archive: Path, gigabytes: float) -> None:
+def _environment() -> dict[str, str]:
+    bare = {k: v for k, v in os.environ.items() if not k.startswith("BIODATAMINE_")}
+    return bare | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
+def _serve(archive: Path, gigabytes: float) -> None:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -126,7 +131,7 @@ def _serve(connection: Connection, archive: Path, gigabytes: float) -> None:
             del format, arguments
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    connection.send(server.server_address[1])
+    print(server.server_address[1], flush=True)
     server.serve_forever()
 
 
@@ -190,8 +195,7 @@ def _ingest(url: str, folder: Path, broker: str, number: int) -> dict[str, Any]:
     folder.mkdir()
     done = subprocess.run(
         [sys.executable, __file__, url, str(folder), broker, str(number)],
-        env={k: v for k, v in os.environ.items() if not k.startswith("BIODATAMINE_")}
-        | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        env=_environment(),
         stdout=subprocess.PIPE,
         check=True,
     )
@@ -271,8 +275,8 @@ async def _serve_one(url: str, folder: Path, broker: str, number: int) -> dict[s
 
 
 if __name__ == "__main__":
-    print(
-        json.dumps(
-            asyncio.run(_serve_one(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
-        )
-    )
+    if sys.argv[1] == "serve":
+        _serve(Path(sys.argv[2]), float(sys.argv[3]))
+    else:
+        one = _serve_one(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+        print(json.dumps(asyncio.run(one)))
