@@ -194,9 +194,11 @@ class Entity(_Value):
             parsed = ipaddress.ip_address(address.partition("%")[0])
         except ValueError:
             return False
-        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-            parsed = parsed.ipv4_mapped
-        return any(parsed in network for network in self.networks)
+        mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+        return any(
+            parsed in network or (mapped is not None and mapped in network)
+            for network in self.networks
+        )
 
     def accepts_sop_class(self, sop_class_uid: str) -> bool:
         """Whether to accept a presentation context of this SOP class; also if it is ignored."""

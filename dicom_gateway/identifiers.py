@@ -46,6 +46,7 @@ _SEQUENCE_END = 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _ELEMENT_BYTES = 8
 _LENGTH_BYTES = 4
+_TAG_BYTES = 4
 
 _LONG_VRS = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
@@ -147,6 +148,7 @@ class _Walk:
         order = "<" if little else ">"
         self._data = data
         self._length32 = struct.Struct(order + "I")
+        self._tag = struct.Struct(order + "HH")
         self._element = struct.Struct(order + "HHI")
         self._explicit_element = struct.Struct(order + "HH2sH")
         self._explicit = explicit
@@ -168,7 +170,8 @@ class _Walk:
         while offset < end:
             if end - offset < _ELEMENT_BYTES:
                 self._offset = offset
-                self._skip(_ELEMENT_BYTES)
+                self._end_at_tag()
+                break
             vr = b""
             if explicit:
                 group, element, vr, length = unpack(data, offset)
@@ -209,6 +212,15 @@ class _Walk:
             msg = "the bytes hold no element of an instance"
             raise UnreadableDatasetError(msg)
         return found
+
+    def _end_at_tag(self) -> None:
+        # The bytes end inside an element's header; if that is past the UIDs, it does not matter.
+        start = self._offset
+        self._skip(_TAG_BYTES)
+        group, element = self._tag.unpack_from(self._data, start)
+        if group << 16 | element <= _SERIES:
+            self._skip(_ELEMENT_BYTES)
+        self._offset = start
 
     def _count_element(self) -> None:
         self._count += 1

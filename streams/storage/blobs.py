@@ -15,7 +15,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -494,25 +494,37 @@ class _RemoteWriter:
         except FileNotFoundError:
             return -1
 
-    def _send(self, uri: str) -> None:
+    def _with_folder(self, uri: str, work: Callable[[], Any]) -> Any:
         try:
-            try:
-                target = self._filesystem.open(uri, "wb")
-            except FileNotFoundError:
-                # Object stores have no folders; others want theirs made.
-                self._filesystem.makedirs(uri.rsplit("/", 1)[0], exist_ok=True)
-                target = self._filesystem.open(uri, "wb")
+            return work()
+        except FileNotFoundError:
+            # Object stores have no folders; others want theirs made.
+            self._filesystem.makedirs(uri.rsplit("/", 1)[0], exist_ok=True)
+            return work()
+
+    def _send(self, uri: str) -> None:
+        target: Any = None
+        try:
+            # Where the store can, the object appears whole, and half of one hides nobody else's.
+            target = self._with_folder(
+                uri, lambda: self._filesystem.open(uri, "wb", autocommit=False)
+            )
             self._spool.seek(0)
             with target:
                 while piece := self._spool.read(_PIECE_BYTES):
                     target.write(piece)
+            self._with_folder(uri, target.commit)
             self._filesystem.invalidate_cache()
             stored_bytes = self._size_in_store(uri)
             if stored_bytes not in (self._size_bytes, None):
                 msg = f"the store holds {stored_bytes} of {self._size_bytes} bytes"
                 raise BlobError(msg)
         except Exception:
-            # Closing an fsspec file sends what it has, whole or not; nobody may find that.
+            # Closing a file of a store that knows no commit sends what it has, whole or not; nobody
+            # may find that.
             with contextlib.suppress(Exception):
-                self._filesystem.rm_file(uri)
+                target.discard()
+            with contextlib.suppress(Exception):
+                if self._size_in_store(uri) != self._size_bytes:
+                    self._filesystem.rm_file(uri)
             raise
