@@ -204,25 +204,26 @@ class Ingest:
         """
         self._loop = asyncio.get_running_loop()
         stop = Flag()
-        waiting = [
-            asyncio.ensure_future(
-                self._loop.run_in_executor(self._threads, self._serve, request, stop)
-            )
-            for request, result in zip(requests, results, strict=True)
-            if result is None
-        ]
+        # The log may bring a request twice: one thread serves both.
+        waiting: dict[str, asyncio.Future[tuple[Result, Counts]]] = {}
+        for request, result in zip(requests, results, strict=True):
+            if result is None and request.event_id not in waiting:
+                waiting[request.event_id] = asyncio.ensure_future(
+                    self._loop.run_in_executor(self._threads, self._serve, request, stop)
+                )
         try:
-            served = iter(await asyncio.gather(*waiting, return_exceptions=True))
+            answers = await asyncio.gather(*waiting.values(), return_exceptions=True)
         except asyncio.CancelledError:
             stop.set()
             raise
+        served = dict(zip(waiting, answers, strict=True))
         ended: list[tuple[Result, Counts]] = []
         fault: BaseException | None = None
-        for result in results:
+        for request, result in zip(requests, results, strict=True):
             if result is not None:
                 ended.append((result, _counts_of(result)))
                 continue
-            one = next(served)
+            one = served[request.event_id]
             if isinstance(one, BaseException):
                 fault = fault or one
             else:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
-from schemas import FileReceived, UrlRequest
+from schemas import FileReceived, UrlRequest, decode
 from schemas.identity import event_id, file_id
-from streams.agents.ingest import ingest_stage
+from streams.agents.ingest import Ingest, ingest_stage, make_ingest
+from streams.runtime.dead_letters import read_headers
+from streams.runtime.emitter import Outgoing
 from streams.runtime.retry import ServiceFaultError
-from streams.runtime.stage import Done, Rejected, Result
+from streams.runtime.stage import Done, Rejected, Result, Stage
+from streams.settings import Settings
 from streams.storage.blobs import BlobStore
+from tests.support.archives import zipped
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
@@ -99,3 +104,47 @@ async def test_a_file_that_is_too_large_is_not_copied(blobs: BlobStore, root: Pa
     assert isinstance(large, Rejected)
     assert large.reason == "too-large"
     assert isinstance(largest, Done)
+
+
+# With everything that a worker has: archives, folders, and what is written of each request
+
+
+class Log:
+    """Takes messages in place of a broker; the integration tests have a real one."""
+
+    def __init__(self) -> None:
+        self.sent: list[Outgoing] = []
+
+    async def send(self, messages: Sequence[Outgoing]) -> None:
+        self.sent.extend(messages)
+
+
+def whole(tmp_path: Path, blobs: BlobStore, root: Path, log: Log) -> tuple[Stage, Ingest]:
+    given = Settings(data_dir=tmp_path, blob_url=blobs.url, ingest_roots=(root,))
+    made = make_ingest(given, blobs, None, emitter=log, clock=lambda: NOW)  # type: ignore[arg-type]
+    return ingest_stage(blobs, [root], max_file_bytes=1 << 20, ingest=made), made
+
+
+async def test_archives_and_folders_are_taken_apart_and_files_are_not(
+    tmp_path: Path, blobs: BlobStore, root: Path
+) -> None:
+    (root / "set").mkdir()
+    (root / "a.png").write_bytes(b"a")
+    (root / "set" / "b.zip").write_bytes(zipped({"c.png": b"c", "../d.png": b"d"}))
+    (root / "bad.zip").write_bytes(zipped({"c.png": b"c" * 9999})[:-30])
+    log = Log()
+    stage, made = whole(tmp_path, blobs, root, log)
+    plain, bad = request((root / "a.png").as_uri()), request((root / "bad.zip").as_uri())
+    folder = request((root / "set").as_uri() + "/", relpath="there")
+    results = await stage.process([plain, folder, bad, folder])
+    made.close()
+    assert [type(result) for result in results] == [Done, Done, Rejected, Done]
+    assert isinstance(results[0], Done)
+    assert [event.relpath for event in results[0].events] == ["a.png"]  # type: ignore[attr-defined]
+    assert isinstance(results[2], Rejected)
+    assert results[2].reason == "truncated"
+    events = [decode(m.value, FileReceived) for m in log.sent if m.topic == FileReceived.TOPIC]
+    assert sorted(event.relpath for event in events) == ["c.png", "there/b.zip/c.png"]
+    letters = [read_headers(m.headers) for m in log.sent if m.topic == "url-requests-dlq"]
+    assert [letter["reason"] for letter in letters] == ["unsafe-path"]
+    assert letters[0]["dataset-id"] == "local"

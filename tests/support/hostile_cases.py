@@ -431,7 +431,7 @@ INGESTED: dict[str, Ingested] = {
             h.part10(h.dataset("z", tail=h.element(0x7FE00010, "OW", b"", length=0xFFFFFFFE))),
             zero_gigabytes=3,
         ),
-        row("not-an-image"),
+        dead("compression-bomb"),
     ),
     "in-a-text-chunk.png": Ingested(
         lambda: h.png(8, 8, extra=(b"zTXt", b"Comment\0\0" + h.zlib_zeros(2))),
