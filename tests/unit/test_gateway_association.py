@@ -21,6 +21,7 @@ from dicom_gateway.negotiation import Acceptance, Context
 from dicom_gateway.receiver import Arrival, Receiver
 from dicom_gateway.sop_classes import STORAGE_COMMITMENT, VERIFICATION
 from schemas.facts import Association as Facts
+from tests.support.stack import wait_for
 from tests.support.upper_layer import (
     CT,
     EXPLICIT,
@@ -388,9 +389,12 @@ def test_a_report_waits_for_the_end_of_a_message(both: Any) -> None:
     one.peer.send(echo_rq())
     assert one.peer.status() == 0
     one.peer.send(store_rq("1.2") + p_data(pdv(3, 0, data[:20])))
-    deadline = threading.Event()
-    while one.association._is_idle and not deadline.wait(0.01):
-        pass
+    wait_for(
+        lambda: one.association._incoming is not None,
+        seconds=20,
+        what="the dataset has begun",
+        pause_seconds=0.01,
+    )
     one.association.report(1, lambda syntax: syntax.encode(), taken.append)
     one.peer.send(p_data(pdv(3, 2, data[20:])))
     assert one.peer.status() == 0x0000
