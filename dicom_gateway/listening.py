@@ -6,10 +6,10 @@ import socket
 import ssl
 from datetime import datetime, timezone
 
-from dicom_gateway.entities import Entities
-from dicom_gateway.entities_file import load_entities
+from dicom_gateway.aes.entities import Entities
+from dicom_gateway.aes.entities_file import load_entities
+from dicom_gateway.peers.tls import client_context, server_context
 from dicom_gateway.settings import GatewaySettings
-from dicom_gateway.tls import client_context, server_context
 
 _BACKLOG = 512
 

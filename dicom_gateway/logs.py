@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
-from dicom_gateway.statuses import StoreError
+from dicom_gateway.storing.statuses import StoreError
 
 _MAX_PLACES = 8
 

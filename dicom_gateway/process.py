@@ -17,27 +17,27 @@ from typing import IO, Any
 
 import structlog
 
-from dicom_gateway.commitment import CommitmentService
-from dicom_gateway.commitment_ledger import Requester
-from dicom_gateway.commitment_pynetdicom import ActionHandler
-from dicom_gateway.commitment_scu import CommitmentPeer
-from dicom_gateway.entities import Entity
-from dicom_gateway.entities_file import EntitiesError
-from dicom_gateway.filing import Filer
-from dicom_gateway.handlers import StoreHandler, association_of
-from dicom_gateway.http_credentials import read_credentials
-from dicom_gateway.inbox import Inbox
+from dicom_gateway.aes.entities import Entity
+from dicom_gateway.aes.entities_file import EntitiesError
+from dicom_gateway.commitment.ledger import Requester
+from dicom_gateway.commitment.scu import CommitmentPeer
+from dicom_gateway.commitment.service import CommitmentService
+from dicom_gateway.commitment.threaded import ActionHandler
+from dicom_gateway.dicomweb.credentials import read_credentials
+from dicom_gateway.dicomweb.stow import StowLimits, StowServer
+from dicom_gateway.ledger.outbox import Outbox
+from dicom_gateway.ledger.publisher import Publisher, SettlementCheck
 from dicom_gateway.listening import client_tls_of, entities_of, tls_of
 from dicom_gateway.logs import configure_logs
 from dicom_gateway.metrics import Metrics, MetricsServer
-from dicom_gateway.native import NativeScp
-from dicom_gateway.outbox import Outbox
-from dicom_gateway.publisher import Publisher, SettlementCheck
-from dicom_gateway.receiver import Arrival, Receiver
-from dicom_gateway.scp import StorageScp
+from dicom_gateway.native.scp import NativeScp
 from dicom_gateway.settings import GatewaySettings
-from dicom_gateway.stow import StowLimits, StowServer
-from dicom_gateway.watermarks import Load, Watermarks
+from dicom_gateway.storing.filing import Filer
+from dicom_gateway.storing.inbox import Inbox
+from dicom_gateway.storing.receiver import Arrival, Receiver
+from dicom_gateway.storing.watermarks import Load, Watermarks
+from dicom_gateway.threaded.handlers import StoreHandler, association_of
+from dicom_gateway.threaded.scp import StorageScp
 from streams.storage.blobs import BlobStore
 
 _log = structlog.get_logger("dicom_gateway")

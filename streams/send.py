@@ -319,7 +319,7 @@ def send(
     associations : int
         How many at the same time.
     tls : ssl.SSLContext, optional
-        See ``dicom_gateway.tls.client_context``; no TLS without it.
+        See ``dicom_gateway.peers.tls.client_context``; no TLS without it.
 
     Raises
     ------

@@ -267,7 +267,7 @@ async def _job(where: Addresses, samples: Samples) -> tuple[str, int]:
 
 def _expected(report: SendReport, samples: Samples) -> Expected:
     """Name what must arrive: a receiver that answered Success owes us the image."""
-    from dicom_gateway.part10 import file_prefix
+    from dicom_gateway.storing.part10 import file_prefix
     from streams.send import FileResult, examine
 
     expected = Expected()

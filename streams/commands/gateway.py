@@ -23,9 +23,9 @@ from streams.commands.common import (
 if TYPE_CHECKING:
     import ssl
 
-    from dicom_gateway.check import CheckResult
-    from dicom_gateway.entities import CommitmentPeer, Entities, Entity
-    from dicom_gateway.uid_rules import UidRules
+    from dicom_gateway.aes.entities import CommitmentPeer, Entities, Entity
+    from dicom_gateway.aes.uid_rules import UidRules
+    from dicom_gateway.peers.check import CheckResult
 
 _BAD_FILE_STATUS = 2
 
@@ -160,8 +160,8 @@ def check(
 ) -> None:
     """Verify a DICOM peer by C-ECHO, and say in plain words what is wrong."""
     from dicom_gateway import GatewaySettings
-    from dicom_gateway.check import check as check_peer
-    from dicom_gateway.entities import is_ae_title
+    from dicom_gateway.aes.entities import is_ae_title
+    from dicom_gateway.peers.check import check as check_peer
 
     gateway = GatewaySettings()
     if not peer:
@@ -226,7 +226,7 @@ def tls_client_context(
     any_host_name: bool,
 ) -> ssl.SSLContext | None:
     """Make what the TLS options of a command say; ends the command if they cannot be used."""
-    from dicom_gateway.tls import TlsError, client_context
+    from dicom_gateway.peers.tls import TlsError, client_context
 
     if not tls:
         if ca or certificate or key or any_host_name:
@@ -273,7 +273,7 @@ def _own_gateway(gateway: Any, data_dir: Path | None) -> tuple[str, int, str]:
 
 def _entities(file: Path | None) -> Entities:
     from dicom_gateway import GatewaySettings
-    from dicom_gateway.entities_file import EntitiesError, load_entities
+    from dicom_gateway.aes.entities_file import EntitiesError, load_entities
 
     settings = GatewaySettings()
     try:

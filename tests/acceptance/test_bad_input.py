@@ -21,7 +21,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
-from dicom_gateway.part10 import is_instance_uid
+from dicom_gateway.storing.part10 import is_instance_uid
 from schemas.identity import dicom_relpath, file_id
 from streams.commands.ingest import request_files
 from streams.ingest.local import dataset_path

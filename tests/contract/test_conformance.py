@@ -9,16 +9,12 @@ import pytest
 from pydicom.uid import UID
 from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 
-from dicom_gateway import (
-    GatewaySettings,
-    commitment_judge,
-    commitment_request,
-    part10,
-    sop_classes,
-    statuses,
-    stow,
-    tls,
-)
+from dicom_gateway import GatewaySettings
+from dicom_gateway.commitment import judge as commitment_judge
+from dicom_gateway.commitment import request as commitment_request
+from dicom_gateway.dicomweb import stow
+from dicom_gateway.peers import tls
+from dicom_gateway.storing import part10, sop_classes, statuses
 
 STATEMENT = (Path(__file__).parents[2] / "deploy" / "conformance.md").read_text(encoding="utf-8")
 _SETTING = re.compile(r"`((?:DICOM|MIN|MAX|RESUME)_[A-Z_]+)")

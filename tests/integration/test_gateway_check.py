@@ -1,4 +1,4 @@
-"""``dicom_gateway.check`` against real peers, most of them broken in a way of their own."""
+"""``dicom_gateway.peers.check`` against real peers, most of them broken in a way of their own."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 
-from dicom_gateway.check import VERIFICATION, CheckResult, check
-from dicom_gateway.tls import client_context, server_context
+from dicom_gateway.peers.check import VERIFICATION, CheckResult, check
+from dicom_gateway.peers.tls import client_context, server_context
 from tests.support.certificates import Authority, Identity
 
 pytestmark = pytest.mark.integration

@@ -18,7 +18,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 
-from dicom_gateway.tls import server_context
+from dicom_gateway.peers.tls import server_context
 from tests.support.certificates import Authority
 from tests.support.instances import make_instances
 

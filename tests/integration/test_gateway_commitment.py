@@ -24,11 +24,8 @@ from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 
 from deploy.embedded.ports import free_port
-from dicom_gateway.arrived import Arrived
-from dicom_gateway.commitment import CommitmentPolicy, CommitmentService
-from dicom_gateway.commitment_ledger import CommitmentLedger, Requester
-from dicom_gateway.commitment_pynetdicom import ActionHandler, add_commitment_context
-from dicom_gateway.commitment_request import (
+from dicom_gateway.commitment.ledger import CommitmentLedger, Requester
+from dicom_gateway.commitment.request import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     PUSH_MODEL,
@@ -36,8 +33,11 @@ from dicom_gateway.commitment_request import (
     CommitmentRequest,
     Reference,
 )
-from dicom_gateway.commitment_scu import CommitmentPeer, DeliveryError, deliver
-from dicom_gateway.outbox import Outbox
+from dicom_gateway.commitment.scu import CommitmentPeer, DeliveryError, deliver
+from dicom_gateway.commitment.service import CommitmentPolicy, CommitmentService
+from dicom_gateway.commitment.threaded import ActionHandler, add_commitment_context
+from dicom_gateway.ledger.outbox import Outbox
+from dicom_gateway.storing.arrived import Arrived
 from schemas.events import received
 from schemas.facts import DicomUids
 from streams.storage.blobs import BlobStore

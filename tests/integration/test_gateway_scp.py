@@ -30,10 +30,10 @@ from pynetdicom.presentation import build_context
 
 from dicom_gateway import Gateway, GatewaySettings
 from dicom_gateway.listening import ListenError
-from dicom_gateway.part10 import file_prefix
 from dicom_gateway.process import GatewayBusyError
-from dicom_gateway.receiver import MEDIA_TYPE
-from dicom_gateway.sop_classes import NON_PATIENT_OBJECTS
+from dicom_gateway.storing.part10 import file_prefix
+from dicom_gateway.storing.receiver import MEDIA_TYPE
+from dicom_gateway.storing.sop_classes import NON_PATIENT_OBJECTS
 from schemas import FileReceived, decode
 from streams.send import SendError, examine, send
 from streams.storage.blobs import BlobStore

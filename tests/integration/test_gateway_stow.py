@@ -22,13 +22,13 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
-from dicom_gateway.http_credentials import Credentials
-from dicom_gateway.inbox import Inbox
+from dicom_gateway.dicomweb.credentials import Credentials
+from dicom_gateway.dicomweb.part10_reader import read_file_meta
+from dicom_gateway.dicomweb.stow import Pace, StowLimits, StowListenError, StowServer
 from dicom_gateway.metrics import Metrics
-from dicom_gateway.part10 import file_prefix
-from dicom_gateway.part10_reader import read_file_meta
-from dicom_gateway.receiver import Arrival, Receiver
-from dicom_gateway.stow import Pace, StowLimits, StowListenError, StowServer
+from dicom_gateway.storing.inbox import Inbox
+from dicom_gateway.storing.part10 import file_prefix
+from dicom_gateway.storing.receiver import Arrival, Receiver
 from schemas import FileReceived, decode
 
 pytestmark = pytest.mark.integration
@@ -509,7 +509,7 @@ def test_silent_sockets_end_and_hinder_nobody(start: Callable[..., Gateway]) -> 
 
 
 def test_a_header_that_does_not_come(start: Callable[..., Gateway], monkeypatch: Any) -> None:
-    monkeypatch.setattr("dicom_gateway.stow._LINGER_SECONDS", 0.1)
+    monkeypatch.setattr("dicom_gateway.dicomweb.stow._LINGER_SECONDS", 0.1)
     gateway = start(limits=StowLimits(idle_seconds=0.2))
     with socket.create_connection(("127.0.0.1", gateway.server.port), timeout=20) as peer:
         peer.sendall(b"POST /dicomweb/stu")

@@ -22,9 +22,9 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.presentation import build_context
 
 from dicom_gateway import Gateway, GatewaySettings
-from dicom_gateway.native import NativeScp
-from dicom_gateway.part10 import file_prefix
-from dicom_gateway.tls import client_context
+from dicom_gateway.native.scp import NativeScp
+from dicom_gateway.peers.tls import client_context
+from dicom_gateway.storing.part10 import file_prefix
 from schemas import FileReceived, decode
 from tests.integration.test_gateway_commitment import NOW, Modality
 from tests.support.certificates import Authority

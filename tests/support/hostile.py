@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from dicom_gateway.part10 import PREAMBLE
+from dicom_gateway.storing.part10 import PREAMBLE
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 SC = "1.2.840.10008.5.1.4.1.1.7"

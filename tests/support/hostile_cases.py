@@ -6,12 +6,12 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dicom_gateway.statuses import PROCESSING_FAILURE, STORE_ERRORS
+from dicom_gateway.storing.statuses import PROCESSING_FAILURE, STORE_ERRORS
 from tests.support import hostile as h
 
 DOOR_STATUSES = frozenset(error.status for error in STORE_ERRORS) - {PROCESSING_FAILURE}
-"""With what a C-STORE may be refused: ``dicom_gateway.statuses`` documents them. A processing
-failure is a fault of ours, and no answer to bad input."""
+"""With what a C-STORE may be refused: ``dicom_gateway.storing.statuses`` documents them. A
+processing failure is a fault of ours, and no answer to bad input."""
 
 TIMED_OUT = "decoder-timed-out"
 

@@ -16,7 +16,7 @@ import psutil
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
-from dicom_gateway.outbox import Outbox
+from dicom_gateway.ledger.outbox import Outbox
 from schemas import FileReceived, decode
 from tests.support.dcmtk import dcmtk_env
 from tests.support.instances import make_instances

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from dicom_gateway import association as module
-from dicom_gateway.arrival import Origin
-from dicom_gateway.association import Association, Limits
-from dicom_gateway.command import Command
-from dicom_gateway.inbox import Inbox
-from dicom_gateway.negotiation import Acceptance, Context
-from dicom_gateway.receiver import Arrival, Receiver
-from dicom_gateway.sop_classes import STORAGE_COMMITMENT, VERIFICATION
+from dicom_gateway.native import association as module
+from dicom_gateway.native.association import Association, Limits
+from dicom_gateway.native.command import Command
+from dicom_gateway.native.negotiation import Acceptance, Context
+from dicom_gateway.storing.arrival import Origin
+from dicom_gateway.storing.inbox import Inbox
+from dicom_gateway.storing.receiver import Arrival, Receiver
+from dicom_gateway.storing.sop_classes import STORAGE_COMMITMENT, VERIFICATION
 from schemas.facts import Association as Facts
 from tests.support.stack import wait_for
 from tests.support.upper_layer import (

@@ -22,9 +22,9 @@ from pynetdicom.dimse_messages import (
 from pynetdicom.dimse_primitives import C_ECHO, C_STORE, N_ACTION, N_EVENT_REPORT
 from pynetdicom.dsutils import decode, encode
 
-from dicom_gateway import command
-from dicom_gateway.command import Command, read_command, write_event_report, write_response
-from dicom_gateway.pdu import ProtocolError
+from dicom_gateway.native import command
+from dicom_gateway.native.command import Command, read_command, write_event_report, write_response
+from dicom_gateway.native.pdu import ProtocolError
 from tests.support import upper_layer
 
 uids = st.lists(st.integers(0, 10**9).map(str), min_size=2, max_size=6).map(".".join)

@@ -17,16 +17,14 @@ from prometheus_client import CollectorRegistry
 from pydicom import Dataset
 from pynetdicom.dsutils import decode, encode
 
-from dicom_gateway.arrived import Arrived
-from dicom_gateway.commitment import CommitmentPolicy, CommitmentService, holds_whole
-from dicom_gateway.commitment_judge import (
+from dicom_gateway.commitment.judge import (
     CommitmentResult,
     FailureReason,
     judge,
     report_of,
 )
-from dicom_gateway.commitment_ledger import CommitmentLedger, Requester
-from dicom_gateway.commitment_request import (
+from dicom_gateway.commitment.ledger import CommitmentLedger, Requester
+from dicom_gateway.commitment.request import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     MAX_REFERENCES,
@@ -40,8 +38,10 @@ from dicom_gateway.commitment_request import (
     ResourceLimitationError,
     parse_action,
 )
-from dicom_gateway.commitment_scu import CommitmentPeer, DeliveryError
-from dicom_gateway.outbox import HeldInstance, Outbox
+from dicom_gateway.commitment.scu import CommitmentPeer, DeliveryError
+from dicom_gateway.commitment.service import CommitmentPolicy, CommitmentService, holds_whole
+from dicom_gateway.ledger.outbox import HeldInstance, Outbox
+from dicom_gateway.storing.arrived import Arrived
 from schemas.events import received
 from schemas.facts import DicomUids
 from streams.storage.blobs import BlobStore

@@ -20,8 +20,11 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
-from dicom_gateway.arrival import Origin
-from dicom_gateway.dicomweb_response import (
+from dicom_gateway.aes.uid_rules import Verdict
+from dicom_gateway.dicomweb.credentials import Credentials, CredentialsError, read_credentials
+from dicom_gateway.dicomweb.multipart import MultipartDecoder, SinglePartDecoder
+from dicom_gateway.dicomweb.part10_reader import MAX_META_BYTES, read_file_meta
+from dicom_gateway.dicomweb.response import (
     JSON,
     UNSUPPORTED_PART,
     XML,
@@ -32,15 +35,12 @@ from dicom_gateway.dicomweb_response import (
     http_status,
     response_module,
 )
-from dicom_gateway.http_credentials import Credentials, CredentialsError, read_credentials
-from dicom_gateway.inbox import Inbox
-from dicom_gateway.multipart import MultipartDecoder, SinglePartDecoder
-from dicom_gateway.part10 import PREAMBLE, file_prefix
-from dicom_gateway.part10_reader import MAX_META_BYTES, read_file_meta
-from dicom_gateway.receiver import Arrival, Receiver
-from dicom_gateway.statuses import InvalidSopClassError, UnreadableDatasetError
-from dicom_gateway.stow_upload import MAX_HEAD_BYTES, Upload
-from dicom_gateway.uid_rules import Verdict
+from dicom_gateway.dicomweb.upload import MAX_HEAD_BYTES, Upload
+from dicom_gateway.storing.arrival import Origin
+from dicom_gateway.storing.inbox import Inbox
+from dicom_gateway.storing.part10 import PREAMBLE, file_prefix
+from dicom_gateway.storing.receiver import Arrival, Receiver
+from dicom_gateway.storing.statuses import InvalidSopClassError, UnreadableDatasetError
 from schemas import FileReceived, decode
 from schemas.facts import Association
 

@@ -23,7 +23,7 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
-from dicom_gateway.entities import (
+from dicom_gateway.aes.entities import (
     AssociationRefused,
     Entities,
     Entity,
@@ -31,14 +31,14 @@ from dicom_gateway.entities import (
     plain_title,
     single_entity,
 )
-from dicom_gateway.entities_file import (
+from dicom_gateway.aes.entities_file import (
     MAX_FILE_BYTES,
     EntitiesError,
     load_entities,
     parse_entities,
 )
-from dicom_gateway.statuses import SopClassNotAcceptedError, TransferSyntaxNotAcceptedError
-from dicom_gateway.uid_rules import SOP_CLASSES, TRANSFER_SYNTAXES, SopClassRules, Verdict
+from dicom_gateway.aes.uid_rules import SOP_CLASSES, TRANSFER_SYNTAXES, SopClassRules, Verdict
+from dicom_gateway.storing.statuses import SopClassNotAcceptedError, TransferSyntaxNotAcceptedError
 
 TITLE_CHARACTERS = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "\\")
 titles = (

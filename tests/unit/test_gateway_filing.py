@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from dicom_gateway.arrival import Origin
-from dicom_gateway.filing import Filer
-from dicom_gateway.inbox import Inbox
+from dicom_gateway.ledger.outbox import Outbox
 from dicom_gateway.metrics import Metrics
-from dicom_gateway.outbox import Outbox
-from dicom_gateway.receiver import Arrival, Receiver
+from dicom_gateway.storing.arrival import Origin
+from dicom_gateway.storing.filing import Filer
+from dicom_gateway.storing.inbox import Inbox
+from dicom_gateway.storing.receiver import Arrival, Receiver
 from schemas import FileReceived, decode
 from schemas.facts import Association
 from streams.storage.blobs import BlobStore

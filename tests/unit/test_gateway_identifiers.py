@@ -14,9 +14,9 @@ from pydicom.dataset import Dataset
 from pydicom.filewriter import dcmwrite
 from pydicom.sequence import Sequence
 
-from dicom_gateway import identifiers
-from dicom_gateway.identifiers import read_identifiers
-from dicom_gateway.statuses import StoreError, UidMismatchError, UnreadableDatasetError
+from dicom_gateway.storing import identifiers
+from dicom_gateway.storing.identifiers import read_identifiers
+from dicom_gateway.storing.statuses import StoreError, UidMismatchError, UnreadableDatasetError
 
 IMPLICIT = "1.2.840.10008.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"

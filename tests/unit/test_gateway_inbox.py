@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dicom_gateway.inbox import Found, Inbox, Stored, recover
+from dicom_gateway.storing.inbox import Found, Inbox, Stored, recover
 
 RECORD = b'{"an": "event"}'
 BLOCK = 4096

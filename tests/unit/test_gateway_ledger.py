@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_gateway.arrived import Arrived
-from dicom_gateway.outbox import Acknowledged, Disposition, HeldInstance, Outbox, OutboxError
+from dicom_gateway.ledger.outbox import Acknowledged, Disposition, HeldInstance, Outbox, OutboxError
+from dicom_gateway.storing.arrived import Arrived
 from schemas import BlobRef, FileReceived, decode, encode
 from schemas.events import received
 from schemas.facts import DicomUids
@@ -198,7 +198,7 @@ def test_images_that_start_alike_are_told_apart(outbox: Outbox) -> None:
 
 
 def test_lookups_use_their_indexes(outbox: Outbox) -> None:
-    from dicom_gateway import outbox as module
+    from dicom_gateway.ledger import outbox as module
 
     for sql, count, index in (
         (module._FIND_INSTANCES, 257, "ledger_instance"),

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dicom_gateway.media_types import choose, parse_media_type
-from dicom_gateway.multipart import (
+from dicom_gateway.dicomweb.media_types import choose, parse_media_type
+from dicom_gateway.dicomweb.multipart import (
     MAX_PART_HEADER_BYTES,
     MAX_PREAMBLE_BYTES,
     FramingError,

@@ -23,8 +23,8 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import build_context
 
-from dicom_gateway.entities import AssociationRefused
-from dicom_gateway.negotiation import (
+from dicom_gateway.aes.entities import AssociationRefused
+from dicom_gateway.native.negotiation import (
     MAX_CONTEXTS,
     MAX_TRANSFER_SYNTAXES,
     MAX_USER_ITEMS,
@@ -33,8 +33,8 @@ from dicom_gateway.negotiation import (
     accept,
     read_request,
 )
-from dicom_gateway.pdu import AbortReason, ProtocolError
-from dicom_gateway.sop_classes import NON_PATIENT_OBJECTS, STORAGE_COMMITMENT, VERIFICATION
+from dicom_gateway.native.pdu import AbortReason, ProtocolError
+from dicom_gateway.storing.sop_classes import NON_PATIENT_OBJECTS, STORAGE_COMMITMENT, VERIFICATION
 from tests.support.upper_layer import CT, EXPLICIT, IMPLICIT, associate_rq, context, item
 
 MR = "1.2.840.10008.5.1.4.1.1.4"

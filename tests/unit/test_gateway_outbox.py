@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_gateway.outbox import Acknowledged, Disposition, LogPosition, Outbox, OutboxError
+from dicom_gateway.ledger.outbox import Acknowledged, Disposition, LogPosition, Outbox, OutboxError
 from schemas import BlobRef, FileReceived, decode
 from schemas.events import received
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_gateway.pdu import (
+from dicom_gateway.native.pdu import (
     AbortReason,
     Ending,
     Fragment,

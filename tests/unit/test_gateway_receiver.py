@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicom_gateway.arrival import Origin
-from dicom_gateway.inbox import Inbox, recover
-from dicom_gateway.part10 import file_prefix
-from dicom_gateway.receiver import Arrival, Incoming, Receiver
-from dicom_gateway.statuses import (
+from dicom_gateway.storing.arrival import Origin
+from dicom_gateway.storing.inbox import Inbox, recover
+from dicom_gateway.storing.part10 import file_prefix
+from dicom_gateway.storing.receiver import Arrival, Incoming, Receiver
+from dicom_gateway.storing.statuses import (
     DatasetTooLargeError,
     EmptyDatasetError,
     InvalidInstanceUidError,

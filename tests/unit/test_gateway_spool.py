@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_gateway.spool import SpooledDataset
-from dicom_gateway.statuses import DatasetTooLargeError, OutOfResourcesError
+from dicom_gateway.storing.statuses import DatasetTooLargeError, OutOfResourcesError
+from dicom_gateway.threaded.spool import SpooledDataset
 
 
 def spooled(folder: Path, memory_bytes: int = 10, max_bytes: int = 100) -> SpooledDataset:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from dicom_gateway import statuses
-from dicom_gateway.outbox import OutboxError
-from dicom_gateway.statuses import STORE_ERRORS, StoreError, reason_of, status_of
+from dicom_gateway.ledger.outbox import OutboxError
+from dicom_gateway.storing import statuses
+from dicom_gateway.storing.statuses import STORE_ERRORS, StoreError, reason_of, status_of
 from streams.storage.blobs import BlobError
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_gateway.tls import (
+from dicom_gateway.peers.tls import (
     TLS_1_2_SUITES,
     TlsError,
     client_context,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_gateway.watermarks import Load, Watermarks
+from dicom_gateway.storing.watermarks import Load, Watermarks
 
 MARKS = Watermarks(
     min_free_bytes=100, resume_free_bytes=150, max_inbox_bytes=1000, max_outbox_records=50

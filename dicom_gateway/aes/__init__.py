@@ -1,0 +1,1 @@
+"""Application Entities: who may send what, and whose it becomes."""

@@ -1,0 +1,1 @@
+"""The receive path of our own: processes, associations, fragments."""

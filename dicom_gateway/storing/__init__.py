@@ -1,0 +1,1 @@
+"""From a dataset to a durable instance, whatever way it comes in by."""

@@ -1,0 +1,1 @@
+"""The second receive path: pynetdicom's own SCP and its threads."""
