@@ -22,7 +22,6 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASC
 _FILE_NAME = re.compile(r"""filename\s*=\s*(?:"([^"]*)"|([^;\s]+))""", re.IGNORECASE)
 _FILE_NAME_UTF8 = re.compile(r"filename\*\s*=\s*UTF-8''([^;\s]+)", re.IGNORECASE)
 _PATIENCE = 5
-_CHUNK_BYTES = 1 << 17
 
 
 class HttpProvider:
@@ -120,7 +119,7 @@ class HttpSource:
                     skip = self._begin(response, position, validator)
                     validator = self.validator
                     expected = _sha256_of(response.headers) or expected
-                    for chunk in response.iter_raw(_CHUNK_BYTES):
+                    for chunk in response.iter_raw():
                         if time.monotonic() > deadline:
                             raise LimitError(
                                 "took-too-long",

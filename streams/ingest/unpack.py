@@ -26,6 +26,7 @@ _ARCHIVES: dict[Format, Callable[[bytes], bool]] = {
     "7z": is_seven_zip,
     "tar": is_tar,
 }
+_FIRST_BYTES = (b"PK", b"7z", b"\x1f\x8b", b"BZ", b"\xfd7", b"\x28\xb5")
 HEAD_BYTES = 512
 _PROBE_BYTES = 1 << 16
 # Zip files that are one document: taken apart they would be rubbish.
@@ -195,6 +196,8 @@ class Unpacker:
         if not self._unpack or lower.endswith(_DOCUMENTS):
             return ""
         head = stream.peek(HEAD_BYTES)
+        if head[:2] not in _FIRST_BYTES and not is_tar(head):
+            return ""
         for kind, recognised in _ARCHIVES.items():
             if recognised(head):
                 return kind

@@ -28,13 +28,14 @@ _END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _CENTRAL_HEADER = struct.Struct("<4s6H3L5H2L")
 _ENCRYPTED, _STREAMED, _UTF8 = 1 << 0, 1 << 3, 1 << 11
-_STORED, _LZMA = 0, 14
+_STORED, _DEFLATED, _LZMA = 0, 8, 14
+_SMALL_BYTES = 1 << 20
 _UNKNOWN32, _UNKNOWN64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 _SCAN_BYTES = 1 << 16
 _MAX_DICTIONARY_BYTES = 192 << 20
 
 _MAKERS: dict[int, Callable[[], Any]] = {
-    8: lambda: Inflater(-zlib.MAX_WBITS),
+    _DEFLATED: lambda: Inflater(-zlib.MAX_WBITS),
     12: bz2.BZ2Decompressor,
     93: zstd_decompressor,
     95: lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_DICTIONARY_BYTES),
@@ -125,6 +126,8 @@ class ZipReader:
         if header.size_is_known:
             if fault is not None:
                 chunks: Iterator[bytes] = iter(())
+            elif _is_small(header):
+                chunks = self._whole(header)
             else:
                 chunks = self._known(header)
             yield self._made(header, chunks, fault)
@@ -153,6 +156,21 @@ class ZipReader:
         folder = header.name.endswith("/") and header.size_bytes == 0
         kind = "folder" if folder else "refused" if fault else "file"
         return Member(header.name, kind, chunks, backslashes=True, fault=fault)  # type: ignore[arg-type]
+
+    def _whole(self, header: _Header) -> Iterator[bytes]:
+        # What most members are: small, and by far the quickest in one go.
+        data = self._stream.exactly(header.packed_bytes)
+        if header.method != _STORED:
+            decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
+            try:
+                data = decompressor.decompress(data, header.size_bytes + 1)
+            except zlib.error:
+                raise IngestError("damaged", "the compressed data is damaged") from None
+            self._budget.inflate(len(data))
+        if len(data) != header.size_bytes or zlib.crc32(data) != header.crc:
+            raise _checksum()
+        if data:
+            yield data
 
     def _known(self, header: _Header) -> Iterator[bytes]:
         crc, size_bytes = 0, 0
@@ -280,6 +298,15 @@ class ZipReader:
                 fault=IngestError("not-a-file", f"the member is {what}"),
             )
         return _mark(offset), refused
+
+
+def _is_small(header: _Header) -> bool:
+    return (
+        header.method in (_STORED, _DEFLATED)
+        and header.packed_bytes <= _SMALL_BYTES
+        and header.size_bytes <= _SMALL_BYTES
+        and (not header.flags & _STREAMED or header.crc != 0)
+    )
 
 
 def _mark(offset: int) -> int:

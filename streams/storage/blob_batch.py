@@ -22,6 +22,7 @@ from schemas import BlobRef
 from streams.storage.blobs import BlobError, BlobStore
 
 _SENDERS = 8
+_WRITERS = 2
 _SMALL_BYTES = 1 << 17
 _numbers = itertools.count()
 # Names of this process alone, whatever machine shares the folder.
@@ -139,16 +140,33 @@ class BlobBatch:
             raise BlobError(msg) from error
 
     def _write_held(self) -> None:
-        while self._held:
-            sha256, data = self._held.popitem()
-            if sha256 in self._staged or self._is_there(sha256, len(data)):
-                continue
-            descriptor, path = self._temporary()
-            self._staged[sha256] = path
-            try:
-                _write(descriptor, data)
-            finally:
-                os.close(descriptor)
+        held, self._held = self._held, {}
+        if len(held) < _WRITERS:
+            for sha256, data in held.items():
+                self._write_one(sha256, data)
+            return
+        # Each call into the kernel waits for its turn in the interpreter; some wait together.
+        items = list(held.items())
+        with ThreadPoolExecutor(_WRITERS, thread_name_prefix="blobs") as writers:
+            for done in [
+                writers.submit(self._write_some, items[number::_WRITERS])
+                for number in range(_WRITERS)
+            ]:
+                done.result()
+
+    def _write_some(self, items: list[tuple[str, bytes]]) -> None:
+        for sha256, data in items:
+            self._write_one(sha256, data)
+
+    def _write_one(self, sha256: str, data: bytes) -> None:
+        if sha256 in self._staged or self._is_there(sha256, len(data)):
+            return
+        descriptor, path = self._temporary()
+        self._staged[sha256] = path
+        try:
+            _write(descriptor, data)
+        finally:
+            os.close(descriptor)
 
     def abort(self) -> None:
         """Drop what was not committed; harmless afterwards."""
