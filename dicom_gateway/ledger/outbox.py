@@ -125,8 +125,6 @@ class Outbox:
     ----------
     path : Path
         The SQLite file; its folder is made.
-    on_append : callable, optional
-        Called, from the writer thread, after new records are durable.
 
     Raises
     ------
@@ -134,9 +132,8 @@ class Outbox:
         If the file cannot be opened or has a layout that this version does not know.
     """
 
-    def __init__(self, path: Path, *, on_append: Callable[[], None] | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._on_append = on_append
         self._queue: queue.SimpleQueue[_Operation[Any] | None] = queue.SimpleQueue()
         self._closed = False
         self._lock = threading.Lock()
@@ -475,8 +472,6 @@ class Outbox:
             if not group:
                 return
             self._write_group(group)
-            if self._on_append is not None and self.counts().pending:
-                self._on_append()
 
     def _take_group(self) -> list[_Operation[Any]]:
         group: list[_Operation[Any]] = []

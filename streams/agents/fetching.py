@@ -313,8 +313,11 @@ class _Batches:
         self._ask = tools.known is not None and tools.known.has_files(
             request.tenant, request.dataset_id
         )
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="ingest-publish")
-        self._publishing: Future[None] | None = None
+        # One batch is written while the one before is on its way to the brokers.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ingest-write")
+        self._sender = ThreadPoolExecutor(1, thread_name_prefix="ingest-send")
+        self._writing: Future[None] | None = None
+        self._sending: Future[None] | None = None
         self._names_given = checkpoint.names
         self._held_names: list[int] = []
         self._names_at_mark: list[int] = []
@@ -332,12 +335,10 @@ class _Batches:
                 with contextlib.suppress(ServiceFaultError, BlobError):
                     self.flush()
                     self.settle()
-            elif self._publishing is not None:
-                with contextlib.suppress(Exception):
-                    self._publishing.result()
         finally:
+            self._writer.shutdown(wait=True)
+            self._sender.shutdown(wait=True)
             self._batch.abort()
-            self._executor.shutdown(wait=True)
 
     @property
     def entry(self) -> int:
@@ -379,7 +380,7 @@ class _Batches:
             return
         mark = before.mark if entry == before.entry else None
         self._move(replace(before, entry=entry, validator=validator, name=name, mark=mark))
-        if not self._events and not self._letters and self._publishing is None:
+        if not self._events and not self._letters and self._writing is None:
             # From now on the bytes that are kept can be told from those of another file.
             self._progress.save(self._checkpoint(self._position), [])
 
@@ -437,7 +438,8 @@ class _Batches:
 
     def flush(self) -> None:
         """Publish what there is while the next batch is filled."""
-        self.settle()
+        if self._writing is not None:
+            self._writing.result()
         if not self._events and not self._letters:
             return
         batch, events, letters = self._batch, self._events, self._letters
@@ -449,9 +451,8 @@ class _Batches:
             self._mark = None
         position, names = self._position, self._names_at_mark
         self._names_at_mark = []
-        counts = replace(self._counts)
-        self._publishing = self._executor.submit(
-            lambda: self._publish(batch, events, letters, position, names, counts)
+        self._writing = self._writer.submit(
+            lambda: self._commit(batch, lambda: self._publish(events, letters, position, names))
         )
         self._begin()
 
@@ -463,9 +464,12 @@ class _Batches:
 
     def settle(self) -> None:
         """Wait until what is being published is."""
-        publishing, self._publishing = self._publishing, None
-        if publishing is not None:
-            publishing.result()
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.result()
 
     def _begin(self) -> None:
         self._batch = BlobBatch(self._tools.blobs, fsync=self._tools.fsync)
@@ -534,19 +538,24 @@ class _Batches:
                 f"{error.reason}",
             )
 
-    def _publish(  # noqa: PLR0917
-        self,
-        batch: BlobBatch,
-        events: list[FileReceived],
-        letters: list[DeadLetter],
-        position: Checkpoint,
-        names: list[int],
-        counts: Counts,
-    ) -> None:
+    def _commit(self, batch: BlobBatch, publish: Callable[[], None]) -> None:
         try:
             batch.commit()
         finally:
             batch.abort()
+        # In order: a checkpoint says that everything before it is published.
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.result()
+        self._sending = self._sender.submit(publish)
+
+    def _publish(
+        self,
+        events: list[FileReceived],
+        letters: list[DeadLetter],
+        position: Checkpoint,
+        names: list[int],
+    ) -> None:
         request = self._request
         fresh = events
         if self._ask and self._tools.known is not None:
@@ -555,10 +564,9 @@ class _Batches:
             fresh = [e for e in events if (e.file_id, e.image_id) not in known]
             self._counts.unchanged += len(events) - len(fresh)
         self._tools.publish([*map(Outgoing.of, fresh), *(letter.message() for letter in letters)])
-        counts.unchanged = self._counts.unchanged
         self._names_given += len(names)
         self._progress.save(self._checkpoint(position), names)
-        self._tools.report(request, counts)
+        self._tools.report(request, replace(self._counts))
 
 
 def _joined(folder: str | None, path: str) -> str:
