@@ -189,6 +189,8 @@ class ReceivePool:
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         hand, take = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # A process that hangs must not hold up who comes for the others.
+        hand.setblocking(False)
         token = uuid.uuid4().hex[:12]
         try:
             popen = subprocess.Popen(
