@@ -334,6 +334,20 @@ def test_other_bytes_for_the_same_instance_are_a_version_and_a_conflict(
 
 
 @pytest.mark.integration
+def test_a_version_that_failed_does_not_hide_a_sound_one(database: ClickHouse) -> None:
+    received, _, analyzed = way_of_a_file()
+    cut = version(received, 7, 1)
+    letter = letter_row() | {"file_id": uuid.UUID(cut.file_id), "image_id": cut.image_id}
+    write(database, [rows_of(analyzed), rows_of(cut), {"dead_letters": [letter]}])
+    (row,) = select(database, "SELECT * FROM files_latest")
+    assert (row["image_id"], row["status"], row["conflict"]) == (
+        analyzed.image_id,
+        "analyzed",
+        True,
+    )
+
+
+@pytest.mark.integration
 def test_versions_of_a_file_that_is_no_dicom_instance_are_no_conflict(
     database: ClickHouse,
 ) -> None:
