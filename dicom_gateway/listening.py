@@ -6,8 +6,8 @@ import socket
 import ssl
 from datetime import datetime, timezone
 
-from dicom_gateway.aes.entities import Entities
-from dicom_gateway.aes.entities_file import load_entities
+from dicom_gateway.aes.entities import Entities, Entity
+from dicom_gateway.aes.entities_file import EntitiesError, load_entities
 from dicom_gateway.peers.tls import client_context, server_context
 from dicom_gateway.settings import GatewaySettings
 
@@ -40,6 +40,26 @@ def entities_of(settings: GatewaySettings) -> Entities:
         tenant=settings.tenant,
         dataset_id=settings.dicom_dataset_id,
     )
+
+
+def stow_entity(settings: GatewaySettings, entities: Entities) -> Entity:
+    """Find the entity whose tenant, dataset and rules hold for STOW-RS.
+
+    Raises
+    ------
+    EntitiesError
+        If the settings name none that there is, or leave open which.
+    """
+    title = settings.stow_ae_title or entities.default_ae_title or ""
+    if not title and len(entities.ae) == 1:
+        (title,) = entities.ae
+    if title not in entities.ae:
+        msg = (
+            f"STOW-RS is served for one Application Entity: set BIODATAMINE_STOW_AE_TITLE to one "
+            f"of {', '.join(sorted(entities.ae))}"
+        )
+        raise EntitiesError(msg)
+    return entities.ae[title]
 
 
 def tls_of(settings: GatewaySettings) -> ssl.SSLContext | None:

@@ -27,7 +27,7 @@ from dicom_gateway.dicomweb.credentials import read_credentials
 from dicom_gateway.dicomweb.stow import StowLimits, StowServer
 from dicom_gateway.ledger.outbox import Outbox
 from dicom_gateway.ledger.publisher import Publisher, SettlementCheck
-from dicom_gateway.listening import client_tls_of, entities_of, tls_of
+from dicom_gateway.listening import client_tls_of, entities_of, stow_entity, tls_of
 from dicom_gateway.logs import configure_logs
 from dicom_gateway.metrics import Metrics, MetricsServer
 from dicom_gateway.native.scp import NativeScp
@@ -214,7 +214,7 @@ class Gateway:
     def _serve_stow(
         self, settings: GatewaySettings, port: int, tls: ssl.SSLContext | None
     ) -> StowServer:
-        entity = self.entities.called(settings.stow_ae_title or settings.dicom_ae_title)
+        entity = stow_entity(settings, self.entities)
         credentials = settings.stow_credentials_file
         return StowServer(
             self._receiver,

@@ -107,7 +107,7 @@ class GatewaySettings(BaseSettings):
     stow_ae_title: str = Field(
         default="",
         description="Application Entity whose tenant, dataset and rules hold for STOW-RS; empty "
-        "for DICOM_AE_TITLE",
+        "for the default one, or the only one",
     )
     stow_credentials_file: Path | None = Field(
         default=None,

@@ -23,6 +23,9 @@ from deploy.embedded.state import Addresses, StackLock, end_leftovers, run_folde
 from deploy.embedded.supervisor import OnStatus, Supervisor
 from deploy.embedded.triton import triton_spec
 
+DICOM_PORT = 11112
+"""Port of the gateway unless it is taken: registered for DICOM (IANA)."""
+
 SERVICES = ("broker", "clickhouse", "triton", "worker", "gateway")
 BROKERS = ("embedded", "kafka")
 
@@ -291,7 +294,7 @@ def _port_requests(part: str, options: StackOptions) -> list[PortRequest]:
         ],
         "worker": [("worker_metrics", "the worker (metrics)", 9464)],
         "gateway": [
-            ("dicom", "the gateway (DICOM)", 11112),
+            ("dicom", "the gateway (DICOM)", DICOM_PORT),
             ("gateway_metrics", "the gateway (metrics)", 9465),
         ],
     }

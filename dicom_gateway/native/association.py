@@ -13,7 +13,7 @@ import ssl
 import struct
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -163,6 +163,7 @@ class Association:
         self._lock = threading.Lock()
         self._is_idle = True
         self._reports: deque[bytes] = deque()
+        self._outcomes: Counter[str] = Counter(stored=0, refused=0)
         self._unconfirmed: dict[int, Callable[[bool], None]] = {}
         self._next_message_id = 1
         # The peer's time, in which we wait for it; what we ourselves take is not held against it.
@@ -279,7 +280,7 @@ class Association:
                 self._incoming.abort()
             with contextlib.suppress(OSError):
                 self._connection.close()
-            _log.info("association-closed", association_id=self.name, how=how)
+            _log.info("association-closed", association_id=self.name, how=how, **self._outcomes)
 
     def _set_timeouts(self) -> None:
         if self._is_tls:
@@ -484,6 +485,7 @@ class Association:
                 error = failure
         if error is None:
             reason = "stored" if incoming is not None else "ignored"
+            self._outcomes[reason] += 1
             self._answer(write_response(request, SUCCESS))
             self._observer.answered(SUCCESS, reason)
             return
@@ -495,6 +497,7 @@ class Association:
             reason=reason,
             **refusal_fields(error),
         )
+        self._outcomes["refused"] += 1
         self._observer.answered(status, reason)
         comment = getattr(error, "comment", reason)
         self._answer(write_response(request, status, comment=comment))

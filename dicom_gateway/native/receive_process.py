@@ -300,6 +300,7 @@ class ReceiveProcess:
             "association-established",
             **facts.model_dump(),
             contexts=len(acceptance.contexts),
+            contexts_rejected=len(request.contexts) - len(acceptance.contexts),
         )
         thread = threading.Thread(
             target=self._serve, args=(association, number), name=association.name, daemon=True

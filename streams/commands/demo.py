@@ -336,7 +336,7 @@ def _print_connections(where: Addresses) -> None:
     console.print("Try, while it runs:")
     for line in (
         "biodatamine status",
-        'biodatamine query "SELECT * FROM datasets"',
+        "biodatamine datasets",
         'biodatamine query "SELECT manufacturer, count() FROM header_facts FINAL GROUP BY 1"',
         "biodatamine dlq list",
         "biodatamine send FOLDER",

@@ -212,9 +212,25 @@ def aes(file: EntitiesFile = None, as_json: AsJson = False) -> None:
     other = entities.default_ae_title
     fate = f"taken for {other}" if other else "rejected"
     console.print(f"Other called AE titles: {fate}", markup=False, highlight=False)
+    _check_stow(entities)
     for warning in entities.warnings():
         errors.print("[bold yellow]warning:[/] ", end="")
         errors.print(warning, highlight=False, markup=False, soft_wrap=True)
+
+
+def _check_stow(entities: Entities) -> None:
+    from dicom_gateway import GatewaySettings
+    from dicom_gateway.aes.entities_file import EntitiesError
+    from dicom_gateway.listening import stow_entity
+
+    settings = GatewaySettings()
+    if settings.stow_port is None:
+        return
+    try:
+        entity = stow_entity(settings, entities)
+    except EntitiesError as error:
+        _reject(str(error))
+    console.print(f"STOW-RS: as {entity.ae_title}", markup=False, highlight=False)
 
 
 def tls_client_context(

@@ -85,7 +85,7 @@ async def _lag(settings: Any) -> dict[str, dict[str, int]]:
 def _print_status(report: dict[str, Any]) -> None:
     if report["services"]:
         rows = [
-            (name, record["state"], record["address"], record["pid"], record["restarts"])
+            (name, record["state"], record["address"], str(record["pid"]), record["restarts"])
             for name, record in report["services"].items()
         ]
         console.print(table("Services", ("service", "state", "address", "pid", "restarts"), rows))
@@ -117,6 +117,10 @@ def _print_status(report: dict[str, Any]) -> None:
         console.print(f"[bold red]away:[/] {problem}", highlight=False)
 
 
+_LEAST_COLUMN_CHARACTERS = 9
+"""Narrower than that, nobody reads a column: each row is shown from top to bottom."""
+
+
 def query(
     sql: Annotated[str, typer.Argument(help="ClickHouse SQL; `-` reads it from standard input.")],
     data_dir: DataDir = None,
@@ -139,7 +143,13 @@ def query(
     if as_json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
         return
-    console.print(table("", columns, rows[:limit]))
+    if len(columns) * _LEAST_COLUMN_CHARACTERS > console.width:
+        for number, row in enumerate(rows[:limit], 1):
+            console.print(
+                table(f"Row {number}", ("column", "value"), zip(columns, row, strict=True))
+            )
+    else:
+        console.print(table("", columns, rows[:limit]))
     if len(rows) > limit:
         console.print(f"{limit} of {len(rows):,} rows; see --limit or --json")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.commands.common import DataDir, clear_errors, console, load_settings, table
+from streams.commands.common import DataDir, clear_errors, console, fail, load_settings, table
 
 if TYPE_CHECKING:
     from deploy.embedded.service import ServiceStatus
@@ -53,7 +53,9 @@ def up(
     backbone: Backbone = "",
     weights: Weights = "",
     dicom_host: Annotated[str, typer.Option(help="Where the gateway listens.")] = "127.0.0.1",
-    ae_title: Annotated[str, typer.Option(help="The gateway's AE title.")] = "BIODATAMINE",
+    ae_title: Annotated[
+        str, typer.Option(help="The gateway's AE title; by default of its settings or its file.")
+    ] = "",
     dicom_port: Port = None,
     kafka_port: Port = None,
     clickhouse_port: Port = None,
@@ -77,7 +79,7 @@ def up(
             backbone=backbone,
             weights=weights,
             dicom_host=dicom_host,
-            dicom_ae_title=ae_title,
+            dicom_ae_title=ae_title or _own_ae_title(),
             dicom_port=dicom_port,
             kafka_port=kafka_port,
             clickhouse_port=clickhouse_port,
@@ -88,6 +90,19 @@ def up(
         with shown:
             asyncio.run(run_stack(options, shown.update, on_plan=shown.plan))
         console.print("stopped")
+
+
+def _own_ae_title() -> str:
+    """Name the entity by which this machine's own tools call the gateway."""
+    from dicom_gateway import GatewaySettings
+    from dicom_gateway.aes.entities_file import EntitiesError
+    from dicom_gateway.listening import entities_of
+
+    try:
+        entities = entities_of(GatewaySettings())
+    except EntitiesError as error:
+        fail(str(error))
+    return entities.default_ae_title or next(iter(entities.ae))
 
 
 def stack_options(
@@ -271,11 +286,18 @@ class StatusDisplay:
         where = self._addresses
         lines = []
         if where and where.dicom_port:
+            from deploy.embedded.stack import DICOM_PORT
+
+            if where.dicom_port != DICOM_PORT:
+                lines.append(
+                    f"The gateway listens on {where.dicom_port}, not on {DICOM_PORT}: it was asked "
+                    "to, or another program has that port. A PACS must know."
+                )
             lines.append(
                 f"Send DICOM to AE title {where.dicom_ae_title} at {where.dicom_host}:"
                 f"{where.dicom_port}, or: biodatamine send FOLDER"
             )
-        lines.append('Look: biodatamine status, biodatamine query "SELECT * FROM datasets"')
+        lines.append("Look: biodatamine status, biodatamine datasets")
         lines.append("Ctrl-C stops everything.")
         return "\n".join(lines)
 
