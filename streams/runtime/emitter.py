@@ -106,6 +106,9 @@ class Emitter:
                     partitioner=partition_of,
                     enable_idempotence=self._idempotent,
                     linger_ms=5,
+                    # Some hundred events in a request: with 16 kB, aiokafka's default, a burst of
+                    # small files is mostly requests.
+                    max_batch_size=1 << 18,
                     request_timeout_ms=20_000,
                 )
                 try:
