@@ -333,7 +333,7 @@ def _print_connections(where: Addresses) -> None:
         ("Metrics", f"{where.worker_metrics_url} {where.gateway_metrics_url}"),
     ]
     console.print(table("Where to connect", ("what", "where"), rows))
-    console.print("Try, while it runs:")
+    console.print("Try, while it runs (`make demo` keeps it running, `--once` does not):")
     for line in (
         "biodatamine status",
         "biodatamine datasets",

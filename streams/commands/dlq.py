@@ -58,7 +58,10 @@ def list_letters(
         return
     short = [(row[0][:8], f"{row[1]:%Y-%m-%d %H:%M:%S}", *row[2:7], bool(row[8])) for row in rows]
     names = ("id", "failed at", "stage", "reason", "error", "topic", "dataset", "resolved")
-    console.print(table(f"{len(rows)} dead letters", names, short))
+    said = f"The newest {limit} dead letters" if len(rows) == limit else "Dead letters"
+    console.print(table(said, names, short))
+    if len(rows) == limit:
+        console.print("There may be more: see --limit, --reason and --stage.")
 
 
 @app.command("show")
