@@ -171,9 +171,8 @@ class StorageScp:
 
     @property
     def associations(self) -> int:
-        """Associations that are open."""
-        with self._lock:
-            return len(self._open)
+        """Associations that are open, or about to be."""
+        return len(self._entity.active_associations)
 
     def entity_of(self, assoc: Any) -> Entity:
         """Tell which entity an open association called."""
