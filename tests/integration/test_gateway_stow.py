@@ -465,9 +465,10 @@ def test_a_client_that_leaves_in_the_middle(gateway: Gateway) -> None:
 
 def test_a_body_that_ends_early_and_chunks_that_are_none(gateway: Gateway) -> None:
     answer = raw(gateway, head("Content-Length: 100000") + related(CT_FILE)[:9000])
-    assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+    assert answer == b"" or answer[8:13] == b" 400 "
+    # Who answers first, our handler or aiohttp's parser, in HTTP/1.0, is a matter of timing.
     answer = raw(gateway, head("Transfer-Encoding: chunked") + b"zz\r\nabc")
-    assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+    assert answer == b"" or answer[8:13] == b" 400 "
     until(lambda: gateway.slots() == 0, "no slot is left")
     assert gateway.post(related(CT_FILE)).status_code == 200
 
