@@ -29,7 +29,6 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import (
     UID,
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -39,6 +38,8 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.presentation import build_context
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
+
+from streams.sniff.dicom.encoding import DEFLATED_SYNTAXES
 
 MAX_CONTEXTS = 128
 """Presentation contexts of one association (PS3.8 9.3.2.2: odd ids from 1 to 255)."""
@@ -52,13 +53,6 @@ _MAX_PDU_BYTES = 256 * 1024
 _PREAMBLE_BYTES = 128
 # First group of a dataset without a preamble: 0002 or 0008, the latter in either byte order.
 _HEADERLESS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
-_DEFLATED = frozenset(
-    (
-        DeflatedExplicitVRLittleEndian,
-        "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
-        "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
-    )
-)
 _MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 
 Outcome = Literal["stored", "refused", "failed", "skipped"]
@@ -229,7 +223,7 @@ def _examine(path: Path, file: BinaryIO, size_bytes: int) -> Sendable | FileResu
         return skipped("a DICOMDIR lists files and is no instance")
     found = dict(said)
     # What is deflated is not inflated here: its File Meta Information has to do.
-    if said["syntax"] not in _DEFLATED:
+    if said["syntax"] not in DEFLATED_SYNTAXES:
         try:
             header = dcmread(
                 path,

@@ -255,11 +255,8 @@ class Entity(_Value):
         )
         for limit, count, name in limits:
             if limit is not None and count >= limit:
-                raise AssociationRefused(
-                    REJECTED_TRANSIENT,
-                    SOURCE_PRESENTATION,
-                    _LOCAL_LIMIT_EXCEEDED,
-                    f"{self.ae_title} has {count} associations already ({name} = {limit})",
+                raise too_many(
+                    f"{self.ae_title} has {count} associations already ({name} = {limit})"
                 )
 
 
@@ -398,6 +395,11 @@ class Entities(_Value):
                 f"{self.source or 'a file named by BIODATAMINE_DICOM_ENTITIES_FILE'}"
             )
         return tuple(said)
+
+
+def too_many(why: str) -> AssociationRefused:
+    """Make the refusal of one association more: rejected-transient, local-limit-exceeded."""
+    return AssociationRefused(REJECTED_TRANSIENT, SOURCE_PRESENTATION, _LOCAL_LIMIT_EXCEEDED, why)
 
 
 def plain_title(title: str) -> str:

@@ -29,15 +29,11 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+from dicom_gateway.storing.identifiers import LONG_VRS
 from dicom_gateway.storing.part10 import is_instance_uid
+from dicom_gateway.storing.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 
 PROCESSING_FAILURE = 0x0110
-
-PUSH_MODEL = "1.2.840.10008.1.20.1"
-"""Storage Commitment Push Model SOP Class (PS3.4 J.3)."""
-
-PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"
-"""Its well-known SOP Instance (PS3.4 J.3.5)."""
 
 REQUEST_COMMITMENT = 1
 """Action Type ID."""
@@ -64,10 +60,6 @@ _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
-
-_LONG_VRS = frozenset(
-    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-)
 
 
 class ActionRefusedError(Exception):
@@ -168,9 +160,9 @@ def parse_action(
     ActionRefusedError
         With the status of the table above.
     """
-    if sop_class_uid != PUSH_MODEL:
+    if sop_class_uid != STORAGE_COMMITMENT:
         raise NoSuchClassError("the Requested SOP Class is not the Storage Commitment Push Model")
-    if sop_instance_uid != PUSH_MODEL_INSTANCE:
+    if sop_instance_uid != STORAGE_COMMITMENT_INSTANCE:
         raise NoSuchInstanceError("the Requested SOP Instance is not the well-known one")
     if action_type != REQUEST_COMMITMENT:
         raise NoSuchActionError("the Action Type ID is not 1 (Request Storage Commitment)")
@@ -280,7 +272,7 @@ class _Reader:
         if not explicit or group == 0xFFFE:
             return tag, length, False
         vr = self._data[start + 4 : start + 6]
-        if vr not in _LONG_VRS:
+        if vr not in LONG_VRS:
             if not (vr.isalpha() and vr.isupper()):
                 raise MistypedArgumentError("an element has no value representation")
             return tag, length >> 16, False

@@ -9,8 +9,11 @@ from pydicom import Dataset
 from pynetdicom import build_role
 from pynetdicom.ae import ApplicationEntity
 
-from dicom_gateway.commitment.request import PUSH_MODEL, PUSH_MODEL_INSTANCE, TRANSFER_SYNTAXES
+from dicom_gateway.commitment.request import (
+    TRANSFER_SYNTAXES,
+)
 from dicom_gateway.storing.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_gateway.storing.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 
 SUCCESS = 0x0000
 _WARNINGS = (0x0107, 0x0116, 0x0001)
@@ -76,13 +79,13 @@ def deliver(
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = entity.acse_timeout = timeout_seconds
     entity.dimse_timeout = entity.network_timeout = timeout_seconds
-    entity.add_requested_context(PUSH_MODEL, list(TRANSFER_SYNTAXES))
+    entity.add_requested_context(STORAGE_COMMITMENT, list(TRANSFER_SYNTAXES))
     where = f"{peer.ae_title} at {peer.host}:{peer.port}"
     association = entity.associate(
         peer.host,
         peer.port,
         ae_title=peer.ae_title,
-        ext_neg=[build_role(PUSH_MODEL, scp_role=True)],
+        ext_neg=[build_role(STORAGE_COMMITMENT, scp_role=True)],
         tls_args=(peer.tls_context, peer.host) if peer.tls_context else None,
     )
     if not association.is_established:
@@ -91,7 +94,7 @@ def deliver(
         raise DeliveryError(msg)
     try:
         answer, _ = association.send_n_event_report(
-            report, event_type, PUSH_MODEL, PUSH_MODEL_INSTANCE
+            report, event_type, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
         )
     except (ValueError, RuntimeError):
         msg = f"{where} does not accept the Storage Commitment Push Model from us as its SCP"

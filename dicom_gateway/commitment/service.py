@@ -37,7 +37,6 @@ from dicom_gateway.commitment.request import (
 )
 from dicom_gateway.commitment.scu import CommitmentPeer, DeliveryError, deliver
 from dicom_gateway.ledger.outbox import HeldInstance, Outbox, OutboxError
-from schemas import BlobRef
 from streams.storage.blobs import BlobStore
 
 Reply: TypeAlias = Callable[[int, Dataset], bool]
@@ -443,17 +442,9 @@ def holds_whole(store: BlobStore, one: HeldInstance) -> bool:
     OSError
         If the store cannot be asked.
     """
-    if store.local_root is None:
+    if one.size_bytes < 0:
         return store.exists(one.image_id)
-    path = store.local_path(
-        BlobRef(uri=store.uri(one.image_id), sha256=one.image_id, size_bytes=max(one.size_bytes, 0))
-    )
-    if path is None:
-        return False
-    try:
-        return one.size_bytes < 0 or path.stat().st_size == one.size_bytes
-    except FileNotFoundError:
-        return False
+    return store.holds(one.image_id, one.size_bytes)
 
 
 def _asked_at_once(

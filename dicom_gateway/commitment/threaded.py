@@ -25,12 +25,11 @@ from dicom_gateway.commitment.ledger import Requester
 from dicom_gateway.commitment.request import (
     MAX_REQUEST_BYTES,
     PROCESSING_FAILURE,
-    PUSH_MODEL,
-    PUSH_MODEL_INSTANCE,
     TRANSFER_SYNTAXES,
 )
 from dicom_gateway.commitment.scu import DeliveryError, check_status
 from dicom_gateway.commitment.service import Reply
+from dicom_gateway.storing.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 
 _POLL_SECONDS = 0.05
 
@@ -40,7 +39,7 @@ HandleAction = Callable[..., int]
 
 def add_commitment_context(entity: Any) -> None:
     """Let a pynetdicom AE accept the Storage Commitment Push Model, in the default roles."""
-    entity.add_supported_context(PUSH_MODEL, list(TRANSFER_SYNTAXES))
+    entity.add_supported_context(STORAGE_COMMITMENT, list(TRANSFER_SYNTAXES))
 
 
 class ActionHandler:
@@ -158,8 +157,8 @@ class _Channel:
             request = N_EVENT_REPORT()
             self._last_message_id += 1
             request.MessageID = number = self._last_message_id
-            request.AffectedSOPClassUID = UID(PUSH_MODEL)
-            request.AffectedSOPInstanceUID = UID(PUSH_MODEL_INSTANCE)
+            request.AffectedSOPClassUID = UID(STORAGE_COMMITMENT)
+            request.AffectedSOPInstanceUID = UID(STORAGE_COMMITMENT_INSTANCE)
             request.EventTypeID = event_type
             request.EventInformation = BytesIO(encoded)
             self._send_alone(request, context_id)

@@ -65,13 +65,13 @@ from dicom_gateway.dicomweb.upload import (
     DICOM,
     Admission,
     Decoder,
-    InstanceReceiver,
     Upload,
 )
 from dicom_gateway.logs import places
 from dicom_gateway.metrics import Metrics
 from dicom_gateway.storing.arrival import Origin
 from dicom_gateway.storing.part10 import is_instance_uid
+from dicom_gateway.storing.receiver import Receiver
 from schemas.facts import Association
 
 PATH = "/dicomweb/studies"
@@ -171,7 +171,7 @@ class StowServer:
 
     Parameters
     ----------
-    receiver : InstanceReceiver
+    receiver : Receiver
         Makes the instances durable; called from ``threads`` threads.
     host, port : str, int
         Where it listens; port 0 takes a free one.
@@ -200,7 +200,7 @@ class StowServer:
 
     def __init__(
         self,
-        receiver: InstanceReceiver,
+        receiver: Receiver,
         *,
         host: str,
         port: int,
@@ -369,7 +369,7 @@ class _Service:
 
     def __init__(
         self,
-        receiver: InstanceReceiver,
+        receiver: Receiver,
         pool: ThreadPoolExecutor,
         *,
         tenant: str,

@@ -20,12 +20,12 @@ from dicom_gateway.dicomweb.response import UNSUPPORTED_PART, Failed, Outcome, S
 from dicom_gateway.logs import places
 from dicom_gateway.storing.arrival import Origin
 from dicom_gateway.storing.identifiers import (
-    Buffer,
     Identifiers,
     IncompleteHeaderError,
     read_identifiers,
 )
 from dicom_gateway.storing.part10 import is_instance_uid, is_uid
+from dicom_gateway.storing.receiver import Incoming, Receiver
 from dicom_gateway.storing.statuses import (
     StoreError,
     UnreadableDatasetError,
@@ -42,33 +42,6 @@ _FIRST_LOOK_BYTES = 4096
 _PLAIN_ENCODINGS = frozenset(("", "binary", "8bit", "7bit", "identity"))
 
 _log = structlog.get_logger("dicom_gateway")
-
-
-class Sink(Protocol):
-    """One instance while it arrives, as ``dicom_gateway.storing.receiver.Incoming``."""
-
-    def write(self, data: Buffer) -> None:
-        """Take a piece of the dataset."""
-
-    def finish(self) -> None:
-        """Make the instance durable."""
-
-    def abort(self) -> None:
-        """Drop what has come; harmless after ``finish``."""
-
-
-class InstanceReceiver(Protocol):
-    """Takes instances from several threads at once, as ``storing.receiver.Receiver`` does."""
-
-    def begin(
-        self,
-        *,
-        sop_class_uid: str,
-        sop_instance_uid: str,
-        transfer_syntax_uid: str,
-        origin: Origin,
-    ) -> Sink:
-        """Begin an instance whose dataset comes piece by piece."""
 
 
 class Decoder(Protocol):
@@ -104,7 +77,7 @@ class Upload:
 
     Parameters
     ----------
-    receiver : InstanceReceiver
+    receiver : Receiver
         Takes the instances.
     decoder : Decoder
         Of the request's framing.
@@ -119,7 +92,7 @@ class Upload:
 
     def __init__(
         self,
-        receiver: InstanceReceiver,
+        receiver: Receiver,
         decoder: Decoder,
         *,
         origin: Origin,
@@ -190,7 +163,7 @@ class _Part:
     def __init__(
         self,
         headers: Mapping[str, str],
-        receiver: InstanceReceiver,
+        receiver: Receiver,
         origin: Origin,
         study_uid: str,
         admit: Admission | None,
@@ -203,7 +176,7 @@ class _Part:
         self._look_at_bytes = _FIRST_LOOK_BYTES
         self._meta: FileMeta | None = None
         self._uids = ("", "")
-        self._sink: Sink | None = None
+        self._sink: Incoming | None = None
         self._is_begun = False
         self._error: Exception | None = None
         try:

@@ -18,19 +18,13 @@ from typing import IO, Any
 
 import structlog
 
-from dicom_gateway.aes.entities import (
-    REJECTED_TRANSIENT,
-    SOURCE_PRESENTATION,
-    AssociationRefused,
-    Entities,
-)
+from dicom_gateway.aes.entities import AssociationRefused, Entities, too_many
 from dicom_gateway.listening import listen
 from dicom_gateway.native.receive_process import Channel
 from dicom_gateway.settings import GatewaySettings
 
 _log = structlog.get_logger("dicom_gateway")
 
-_LOCAL_LIMIT_EXCEEDED = 2
 _ACCEPT_SECONDS = 0.5
 _START_SECONDS = 60.0
 _END_SECONDS = 10.0
@@ -280,11 +274,8 @@ class ReceivePool:
             )
             try:
                 if len(guests) >= self._settings.dicom_max_associations:
-                    raise AssociationRefused(
-                        REJECTED_TRANSIENT,
-                        SOURCE_PRESENTATION,
-                        _LOCAL_LIMIT_EXCEEDED,
-                        f"{len(guests)} associations are open already (dicom_max_associations)",
+                    return too_many(
+                        f"{len(guests)} associations are open already (dicom_max_associations)"
                     )
                 self._entities.ae[ae_title].check_load(
                     open_associations=by_title[ae_title], open_of_peer=of_peer

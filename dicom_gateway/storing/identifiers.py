@@ -48,7 +48,7 @@ _ELEMENT_BYTES = 8
 _LENGTH_BYTES = 4
 _TAG_BYTES = 4
 
-_LONG_VRS = frozenset(
+LONG_VRS = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
 _SHORT_VRS = frozenset(
@@ -111,7 +111,7 @@ def read_identifiers(
     # The first element says whether value representations are there. Private syntaxes tell it in
     # no other way, and some files contradict their syntax; a wrong guess fails, and never misleads,
     # because what is found has to be what the command names.
-    explicit = bytes(data[4:6]) in _LONG_VRS | _SHORT_VRS
+    explicit = bytes(data[4:6]) in LONG_VRS | _SHORT_VRS
     walk = _Walk(data, explicit=explicit, little=little)
     values = walk.run()
     if (cut or not is_whole) and walk.at_end and _SERIES not in values:
@@ -188,7 +188,7 @@ class _Walk:
             self._count_element()
             offset += _ELEMENT_BYTES
             if explicit and vr not in _SHORT_VRS:
-                if vr not in _LONG_VRS:
+                if vr not in LONG_VRS:
                     msg = "an element has no value representation"
                     raise UnreadableDatasetError(msg)
                 if end - offset < _LENGTH_BYTES:
@@ -259,7 +259,7 @@ class _Walk:
             vr = b""
             if is_explicit:
                 _, _, vr, length = with_vr(data, offset)
-                if vr in _LONG_VRS:
+                if vr in LONG_VRS:
                     self._skip(_LENGTH_BYTES)
                     (length,) = length32(data, offset + _ELEMENT_BYTES)
                 elif vr not in _SHORT_VRS:

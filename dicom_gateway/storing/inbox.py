@@ -30,9 +30,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO
 
-Buffer: TypeAlias = "bytes | bytearray | memoryview"
+from dicom_gateway.storing.identifiers import Buffer
 
 _MAGIC = b"BDMSLOT1"
 _END = struct.Struct("<QII32s8s")
@@ -210,7 +210,6 @@ class Inbox:
         self._token = token
         self._spare = spare
         self._numbers = itertools.count()
-        self._lock = threading.Lock()
         self._ready: deque[str] = deque()
         self._stages: deque[mmap.mmap] = deque()
         folder.mkdir(parents=True, exist_ok=True)

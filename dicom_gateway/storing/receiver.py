@@ -10,11 +10,12 @@ from datetime import datetime
 from dicom_gateway.storing.arrival import Origin
 from dicom_gateway.storing.arrived import Arrived
 from dicom_gateway.storing.identifiers import (
+    Buffer,
     Identifiers,
     IncompleteHeaderError,
     read_identifiers,
 )
-from dicom_gateway.storing.inbox import Buffer, Inbox, Slot
+from dicom_gateway.storing.inbox import Inbox, Slot
 from dicom_gateway.storing.part10 import file_prefix, is_instance_uid, is_uid
 from dicom_gateway.storing.statuses import (
     DatasetTooLargeError,

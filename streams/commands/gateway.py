@@ -289,16 +289,11 @@ def _own_gateway(gateway: Any, data_dir: Path | None) -> tuple[str, int, str]:
 
 def _entities(file: Path | None) -> Entities:
     from dicom_gateway import GatewaySettings
-    from dicom_gateway.aes.entities_file import EntitiesError, load_entities
+    from dicom_gateway.aes.entities_file import EntitiesError
+    from dicom_gateway.listening import entities_of
 
-    settings = GatewaySettings()
     try:
-        return load_entities(
-            file,
-            ae_title=settings.dicom_ae_title,
-            tenant=settings.tenant,
-            dataset_id=settings.dicom_dataset_id,
-        )
+        return entities_of(GatewaySettings(dicom_entities_file=file))
     except EntitiesError as error:
         _reject(str(error))
 

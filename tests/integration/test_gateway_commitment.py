@@ -28,8 +28,6 @@ from dicom_gateway.commitment.ledger import CommitmentLedger, Requester
 from dicom_gateway.commitment.request import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
-    PUSH_MODEL,
-    PUSH_MODEL_INSTANCE,
     CommitmentRequest,
     Reference,
 )
@@ -38,6 +36,7 @@ from dicom_gateway.commitment.service import CommitmentPolicy, CommitmentService
 from dicom_gateway.commitment.threaded import ActionHandler, add_commitment_context
 from dicom_gateway.ledger.outbox import Outbox
 from dicom_gateway.storing.arrived import Arrived
+from dicom_gateway.storing.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from schemas.events import received
 from schemas.facts import DicomUids
 from streams.storage.blobs import BlobStore
@@ -125,7 +124,7 @@ class Modality:
         self.messages: list[str] = []
         self.status = 0x0000
         self.entity = ApplicationEntity("MODALITY")
-        self.entity.add_requested_context(PUSH_MODEL)
+        self.entity.add_requested_context(STORAGE_COMMITMENT)
         self.entity.add_requested_context(VERIFICATION)
         self.server: Any = None
 
@@ -142,7 +141,7 @@ class Modality:
     def listen(self, *, role: bool) -> int:
         entity = ApplicationEntity("MODALITY")
         roles = {"scu_role": False, "scp_role": True} if role else {}
-        entity.add_supported_context(PUSH_MODEL, **roles)
+        entity.add_supported_context(STORAGE_COMMITMENT, **roles)
         self.negotiated: list[Any] = []
         self.server = entity.start_server(
             ("127.0.0.1", 0),
@@ -171,9 +170,9 @@ class Modality:
             item.ReferencedSOPClassUID = CT
             item.ReferencedSOPInstanceUID = uid
             request.ReferencedSOPSequence.append(item)
-        fields = {"action_type": 1, "instance_uid": PUSH_MODEL_INSTANCE} | changes
+        fields = {"action_type": 1, "instance_uid": STORAGE_COMMITMENT_INSTANCE} | changes
         status, _ = assoc.send_n_action(
-            request, fields["action_type"], PUSH_MODEL, fields["instance_uid"]
+            request, fields["action_type"], STORAGE_COMMITMENT, fields["instance_uid"]
         )
         return int(status.Status)
 
@@ -271,7 +270,7 @@ def test_the_report_comes_over_a_new_association_when_the_first_is_gone(
     (ours,) = modality.negotiated
     assert ours.requestor.ae_title == "ARCHIVE"
     (context,) = ours.accepted_contexts
-    proposed = ours.requestor.role_selection[PUSH_MODEL]
+    proposed = ours.requestor.role_selection[STORAGE_COMMITMENT]
     assert (proposed.scu_role, proposed.scp_role) == (False, True)
     # With the role agreed upon the acceptor is the service's SCU.
     assert (context.as_scu, context.as_scp) == ((True, False) if role else (False, True))

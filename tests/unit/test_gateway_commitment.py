@@ -28,8 +28,6 @@ from dicom_gateway.commitment.request import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     MAX_REFERENCES,
-    PUSH_MODEL,
-    PUSH_MODEL_INSTANCE,
     TRANSFER_SYNTAXES,
     ActionRefusedError,
     CommitmentRequest,
@@ -42,6 +40,7 @@ from dicom_gateway.commitment.scu import CommitmentPeer, DeliveryError
 from dicom_gateway.commitment.service import CommitmentPolicy, CommitmentService, holds_whole
 from dicom_gateway.ledger.outbox import HeldInstance, Outbox
 from dicom_gateway.storing.arrived import Arrived
+from dicom_gateway.storing.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from schemas.events import received
 from schemas.facts import DicomUids
 from streams.storage.blobs import BlobStore
@@ -73,8 +72,8 @@ def encoded(dataset: Dataset, syntax: str = EXPLICIT_VR_LITTLE_ENDIAN) -> bytes:
 
 def parse(data: bytes, syntax: str = EXPLICIT_VR_LITTLE_ENDIAN, **changes: Any) -> Any:
     fields: dict[str, Any] = {
-        "sop_class_uid": PUSH_MODEL,
-        "sop_instance_uid": PUSH_MODEL_INSTANCE,
+        "sop_class_uid": STORAGE_COMMITMENT,
+        "sop_instance_uid": STORAGE_COMMITMENT_INSTANCE,
         "action_type": 1,
         "dataset": data,
         "transfer_syntax_uid": syntax,
@@ -523,8 +522,8 @@ def test_waiting_requests_are_limited(stage: Stage) -> None:
         service.submit(asked(*(f"1.{i}" for i in range(10)), transaction="1.2"), ASKER)
     service.submit(asked("1.1", transaction="1.3"), ASKER)
     status = service.handle_action(
-        sop_class_uid=PUSH_MODEL,
-        sop_instance_uid=PUSH_MODEL_INSTANCE,
+        sop_class_uid=STORAGE_COMMITMENT,
+        sop_instance_uid=STORAGE_COMMITMENT_INSTANCE,
         action_type=1,
         dataset=GOOD,
         transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
@@ -536,8 +535,8 @@ def test_waiting_requests_are_limited(stage: Stage) -> None:
 def test_a_request_that_cannot_be_kept_is_a_processing_failure(stage: Stage) -> None:
     stage.outbox.close()
     status = stage.service.handle_action(
-        sop_class_uid=PUSH_MODEL,
-        sop_instance_uid=PUSH_MODEL_INSTANCE,
+        sop_class_uid=STORAGE_COMMITMENT,
+        sop_instance_uid=STORAGE_COMMITMENT_INSTANCE,
         action_type=1,
         dataset=GOOD,
         transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
