@@ -68,8 +68,8 @@ def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
 def test_parts_come_back_however_the_body_is_cut(
     parts: list[tuple[dict[str, str], bytes]], cuts: list[int]
 ) -> None:
-    # No sender may choose a boundary that stands in a part (RFC 2046 5.1.1), nor at its begin, where
-    # the line break before it ends the headers.
+    # No sender may choose a boundary that stands in a part (RFC 2046 5.1.1), nor at its begin,
+    # where the line break before it ends the headers.
     parts = [(headers, data) for headers, data in parts if DELIMITER not in b"\r\n" + data]
     assert decode(pieces_of(body(parts), cuts)) == parts
 
