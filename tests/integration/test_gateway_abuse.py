@@ -465,7 +465,8 @@ def test_a_sender_that_goes_in_mid_dataset(running: Gateway, abuse: Abuse, how: 
         peer.associate()
         peer.send(store_rq("1.9") + p_data(pdv(3, 0, dataset("1.9", tail=pixels(20_000)))) + HEAD)
         go(peer, how)
-        wait_for(lambda: _places(running) == ASSOCIATIONS, seconds=20, what="it has ended")
+    # Not beside the echoes, which need a place themselves.
+    wait_for(lambda: _places(running) == ASSOCIATIONS, seconds=20, what="it has ended")
 
 
 @pytest.mark.parametrize("how", ["reset", "close"])
