@@ -1,0 +1,1 @@
+"""Fitting what the modality signals need to know; pure functions of arrays."""
