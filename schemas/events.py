@@ -11,6 +11,7 @@ from schemas.base import BlobRef, Event, Identifier, RelPath, Sha256, UtcDatetim
 from schemas.facts import (
     AbsentModel,
     Association,
+    Attribute,
     ClusterSummary,
     DicomUids,
     DriftedFeature,
@@ -22,6 +23,7 @@ from schemas.facts import (
     PixelFacts,
     Prediction,
     Problem,
+    QualityFacts,
 )
 
 Source = Literal["dicom", "dicomweb", "url", "archive", "repository", "upload", "local"]
@@ -104,7 +106,9 @@ class FileAnalyzed(FileEvent):
     outcome: Literal["decoded", "no-pixels", "not-an-image"]
     pixels: PixelFacts | None = None
     signals: ImageSignals | None = None
+    quality: QualityFacts | None = None
     modality: ModalityDecision | None = None
+    attributes: tuple[Attribute, ...] = Field(default=(), max_length=16)
     predictions: tuple[Prediction, ...] = Field(default=(), max_length=64)
     embedding: Embedding | None = None
     thumbnail: BlobRef | None = None

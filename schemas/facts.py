@@ -175,6 +175,58 @@ class ImageSignals(Value):
     histogram: tuple[float, ...] = Field(default=(), max_length=64)
 
 
+class QualityFacts(Value):
+    """What is good or bad about the slice that was looked at, from the same decode.
+
+    The names from ``mean`` on are those of MRQy (Sadri et al., Med Phys 47:6029, 2020) in lower
+    case, for the same measures; ``streams/pixels/quality.py`` holds the definitions. A measure
+    that an image does not allow (no background, no contrast) stays empty.
+
+    Parameters
+    ----------
+    is_blank, is_near_constant, is_clipped, is_blurry : bool or None
+        Flags; each has its measure or its rule beside it.
+    clipped_low_fraction, clipped_high_fraction : float or None
+        Share of the pixels at the smallest and at the largest value.
+    blur : float or None
+        No-reference blur of Crete et al. (2007): 0 sharp, 1 as blurred as can be.
+    perceptual_hash : str or None
+        64-bit DCT hash of the picture, 16 hex digits; empty for a blank one.
+    text_box_count : int or None
+        Boxes of burned-in text that were found.
+    text_area_fraction : float or None
+        Share of the picture that those boxes cover.
+    contrast_per_pixel : float or None
+        Mean absolute difference of a pixel and its eight neighbours, over the range of the slice.
+    """
+
+    is_blank: bool | None = None
+    is_near_constant: bool | None = None
+    is_clipped: bool | None = None
+    is_blurry: bool | None = None
+    clipped_low_fraction: float | None = Field(default=None, ge=0, le=1)
+    clipped_high_fraction: float | None = Field(default=None, ge=0, le=1)
+    blur: float | None = Field(default=None, ge=0, le=1)
+    perceptual_hash: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
+    text_box_count: int | None = Field(default=None, ge=0)
+    text_area_fraction: float | None = Field(default=None, ge=0, le=1)
+    contrast_per_pixel: float | None = Field(default=None, ge=0)
+    mean: float | None = None
+    rng: float | None = Field(default=None, ge=0)
+    var: float | None = Field(default=None, ge=0)
+    cv_percent: float | None = Field(default=None, ge=0)
+    psnr_db: float | None = None
+    snr1: float | None = Field(default=None, ge=0)
+    snr2: float | None = Field(default=None, ge=0)
+    snr3: float | None = Field(default=None, ge=0)
+    snr4: float | None = Field(default=None, ge=0)
+    cnr: float | None = None
+    cvp: float | None = Field(default=None, ge=0)
+    cjv: float | None = Field(default=None, ge=0)
+    efc: float | None = Field(default=None, ge=0)
+    fber: float | None = Field(default=None, ge=0)
+
+
 class Embedding(Value):
     """An L2-normalised embedding and the model that made it.
 
@@ -227,11 +279,24 @@ class Embedding(Value):
 
 
 class Vote(Value):
-    """One signal's say about the modality, with its evidence in words."""
+    """One signal's say about the modality, with its evidence in words.
+
+    ``confidence`` is how sure the signal would be if it were the only one.
+    """
 
     signal: str = Field(max_length=64)
     label: str = Field(max_length=32)
     weight: float | None = None
+    evidence: str = Field(default="", max_length=256)
+    confidence: float | None = Field(default=None, ge=0, le=1)
+
+
+class Attribute(Value):
+    """One more thing that the evidence tells of an image: its view, plane, phase or body part."""
+
+    name: str = Field(max_length=32)
+    value: str = Field(max_length=64)
+    confidence: float | None = Field(default=None, ge=0, le=1)
     evidence: str = Field(default="", max_length=256)
 
 
@@ -239,6 +304,8 @@ class ModalityDecision(Value):
     """The modality of a file, how it was found, and how sure that is.
 
     ``confidence`` stays empty where no calibrated model gave one (DESIGN.md section 4.8).
+    ``abstained`` says that no class is sure enough to be named; ``family`` is the kind of image
+    that still is. ``novelty`` grows with the distance from all that the method was taught.
     """
 
     modality: str = Field(max_length=32)
@@ -248,6 +315,9 @@ class ModalityDecision(Value):
     votes: tuple[Vote, ...] = Field(default=(), max_length=32)
     conflict: bool = False
     conflict_reason: str = Field(default="", max_length=256)
+    abstained: bool = False
+    family: str = Field(default="", max_length=32)
+    novelty: float | None = None
 
 
 class Prediction(Value):
@@ -296,6 +366,7 @@ __all__ = [
     "FORMATS",
     "AbsentModel",
     "Association",
+    "Attribute",
     "ClusterSummary",
     "DicomUids",
     "DriftedFeature",
@@ -307,5 +378,6 @@ __all__ = [
     "PixelFacts",
     "Prediction",
     "Problem",
+    "QualityFacts",
     "Vote",
 ]
