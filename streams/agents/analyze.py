@@ -168,6 +168,7 @@ class Analyzer:
                 "outcome": "decoded",
                 "pixels": _pixel_facts(answer),
                 "signals": ImageSignals.model_validate(asdict(answer.signals)),
+                "quality": answer.quality,
                 "thumbnail": thumbnail,
                 "embedding": embedded if isinstance(embedded, Embedding) else None,
                 "absent_models": (embedded,) if isinstance(embedded, AbsentModel) else (),

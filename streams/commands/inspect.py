@@ -107,6 +107,7 @@ def inspect_file(path: Path, patient_key: bytes) -> dict[str, Any]:
         "outcome": "decoded",
         "pixels": asdict(answer.info),
         "signals": asdict(answer.signals),
+        "quality": answer.quality.model_dump(exclude_none=True),
     }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from schemas.facts import QualityFacts
 from streams.pixels.decode import decode
 from streams.pixels.image import DecodeWarning, UInt8Array
 from streams.pixels.limits import Limits
 from streams.pixels.outcome import NoPixels
+from streams.pixels.quality import compute_quality
 from streams.pixels.signals import ImageSignals, compute_signals
 from streams.pixels.slices import SliceStrategy
 from streams.pixels.source import Source
@@ -67,6 +69,8 @@ class Rendered:
         Shape, depth, unit and slice of the source.
     signals
         Measurements of the slice.
+    quality
+        What is good or bad about it.
     views
         uint8 ``[size, size, 3]`` for each size of the spec, in its order.
     thumbnail
@@ -79,6 +83,7 @@ class Rendered:
 
     info: SliceInfo
     signals: ImageSignals
+    quality: QualityFacts
     views: tuple[UInt8Array, ...] = field(repr=False)
     thumbnail: bytes = field(repr=False)
     warnings: tuple[DecodeWarning, ...]
@@ -137,6 +142,7 @@ def render(
             pixel_spacing_mm=image.pixel_spacing_mm,
         ),
         signals=compute_signals(image.display, image.values),
+        quality=compute_quality(image.display, image.values, image.unit),
         views=tuple(make_view(image.display, size) for size in spec.view_sizes),
         thumbnail=small,
         warnings=image.warnings,
