@@ -108,6 +108,18 @@ def _analyzed(event: FileAnalyzed) -> Rows:
                 "histogram": list(event.signals.histogram),
             }
         ]
+    if event.quality is not None:
+        rows["image_quality"] = [
+            {
+                **_key(event),
+                "received_at": event.received_at,
+                "modality": row["modality"],
+                **event.quality.model_dump(exclude={"perceptual_hash"}),
+                "perceptual_hash": _number(event.quality.perceptual_hash),
+            }
+        ]
+    if decision is not None or event.attributes:
+        rows["modality_decisions"] = [_decision_row(event)]
     if event.embedding is not None:
         rows["embeddings"] = [
             {
@@ -132,6 +144,37 @@ def _analyzed(event: FileAnalyzed) -> Rows:
         ]
     rows["files"] = [_with_header(row, event.header)]
     return rows
+
+
+def _decision_row(event: FileAnalyzed) -> dict[str, Any]:
+    decision = event.modality
+    votes = decision.votes if decision else ()
+    return {
+        **_key(event),
+        "received_at": event.received_at,
+        "modality": decision.modality if decision else "",
+        "family": decision.family if decision else "",
+        "abstained": bool(decision and decision.abstained),
+        "confidence": decision.confidence if decision else None,
+        "novelty": decision.novelty if decision else None,
+        "method": decision.method if decision else "",
+        "method_version": decision.method_version if decision else "",
+        "conflict": bool(decision and decision.conflict),
+        "conflict_reason": decision.conflict_reason if decision else "",
+        "vote_signals": [vote.signal for vote in votes],
+        "vote_labels": [vote.label for vote in votes],
+        "vote_weights": [vote.weight for vote in votes],
+        "vote_confidences": [vote.confidence for vote in votes],
+        "vote_evidences": [vote.evidence for vote in votes],
+        "attribute_names": [attribute.name for attribute in event.attributes],
+        "attribute_values": [attribute.value for attribute in event.attributes],
+        "attribute_confidences": [attribute.confidence for attribute in event.attributes],
+        "attribute_evidences": [attribute.evidence for attribute in event.attributes],
+    }
+
+
+def _number(hexadecimal: str | None) -> int | None:
+    return None if hexadecimal is None else int(hexadecimal, 16)
 
 
 def dead_letter_row(

@@ -20,7 +20,7 @@ import pytest
 
 import schemas
 from schemas import Event, FileAnalyzed, FileReceived, FileSniffed, decode_topic, encode
-from schemas.facts import HeaderFacts, ImageSignals
+from schemas.facts import Attribute, HeaderFacts, ImageSignals, ModalityDecision, QualityFacts, Vote
 from streams.runtime.dead_letters import DeadLetter, read_headers, subject_of
 from streams.storage.clickhouse import BadRowsError, ClickHouse, StorageUnavailableError
 from streams.storage.migrate import load, migrate, statements
@@ -103,8 +103,8 @@ def test_no_snapshot_is_an_orphan() -> None:
 def test_every_table_has_a_snapshot() -> None:
     tables = {table for rows in ROWS.values() for table in rows}
     assert tables == {
-        "files", "header_facts", "image_signals", "embeddings", "predictions", "dead_letters",
-        "ingest_requests",
+        "files", "header_facts", "image_signals", "image_quality", "modality_decisions",
+        "embeddings", "predictions", "dead_letters", "ingest_requests",
     }  # fmt: skip
 
 
@@ -183,6 +183,13 @@ def test_each_header_fact_and_each_signal_has_one_column(schema: ClickHouse) -> 
     assert set(signals) - key - {"modality", "slice_strategy", "slice_index", "unit"} == set(
         ImageSignals.model_fields
     )
+    quality = columns_of(schema, "image_quality")
+    assert set(quality) - key - {"modality"} == set(QualityFacts.model_fields)
+    assert all(quality[name].startswith("Nullable(") for name in QualityFacts.model_fields)
+    decision = columns_of(schema, "modality_decisions")
+    lists = {f"vote_{name}{'s' * (name[-1] != 's')}" for name in Vote.model_fields}
+    lists |= {f"attribute_{name}{'s' * (name[-1] != 's')}" for name in Attribute.model_fields}
+    assert set(decision) - key == (set(ModalityDecision.model_fields) - {"votes"}) | lists
 
 
 @pytest.mark.integration
@@ -219,8 +226,8 @@ def comparable(row: dict[str, Any]) -> str:
 
 
 COUNTED = (
-    "files", "header_facts", "image_signals", "embeddings", "predictions", "dead_letters",
-    "ingest_requests",
+    "files", "header_facts", "image_signals", "image_quality", "modality_decisions", "embeddings",
+    "predictions", "dead_letters", "ingest_requests",
 )  # fmt: skip
 
 
@@ -246,8 +253,56 @@ def test_writing_everything_again_changes_no_result(database: ClickHouse) -> Non
 def snapshot_of_views(database: ClickHouse) -> list[str]:
     return [
         str(database.query(f"SELECT * FROM {view} ORDER BY ALL"))
-        for view in ("files_latest", "datasets")
+        for view in ("files_latest", "datasets", "modality_votes", "image_attributes")
     ]
+
+
+@pytest.mark.integration
+def test_votes_and_attributes_are_those_of_the_latest_decision(database: ClickHouse) -> None:
+    analyzed = way_of_a_file()[2]
+    decision = analyzed.modality
+    assert decision is not None
+    write(database, [rows_of(analyzed)])
+    votes = "SELECT signal, label, weight, confidence, evidence FROM modality_votes ORDER BY signal"
+    told = sorted((v.signal, v.label, v.weight, v.confidence, v.evidence) for v in decision.votes)
+    assert database.query(votes) == told
+    attributes = "SELECT name, value, confidence, evidence FROM image_attributes ORDER BY name"
+    assert database.query(attributes) == sorted(
+        (a.name, a.value, a.confidence, a.evidence) for a in analyzed.attributes
+    )
+    # Another method votes with fewer signals: none of the earlier ones is left.
+    fewer = decision.model_copy(update={"votes": decision.votes[:1], "abstained": True})
+    write(database, [rows_of(analyzed.model_copy(update={"modality": fewer, "attributes": ()}))])
+    assert database.query(votes) == told[:1]
+    assert database.query(attributes) == []
+    assert database.query("SELECT abstained, family FROM modality_decisions FINAL") == [
+        (True, decision.family)
+    ]
+
+
+@pytest.mark.integration
+def test_a_database_with_data_takes_the_later_migrations(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = ClickHouse(clickhouse_url(server, f"rows_{next(_names)}"))
+    migrations = load()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("streams.storage.migrate.load", lambda: migrations[:7])
+            migrate(database)
+        rows = rows_of(way_of_a_file()[2])
+        old = {name: rows[name] for name in ("image_signals", "embeddings", "files")}
+        write(database, [old])
+        before = database.query("SELECT * FROM files_latest")
+        assert [one.version for one in migrate(database)] == [m.version for m in migrations[7:]]
+        assert database.query("SELECT * FROM files_latest") == before
+        # A replay fills what the old version did not know.
+        write(database, [rows])
+        assert database.query("SELECT * FROM files_latest") == before
+        assert database.query("SELECT count() FROM image_quality FINAL") == [(1,)]
+    finally:
+        database.command(f"DROP DATABASE {database.address.database}")
+        database.close()
 
 
 # The stages of one file, in any order
