@@ -304,8 +304,10 @@ class ModalityDecision(Value):
     """The modality of a file, how it was found, and how sure that is.
 
     ``confidence`` stays empty where no calibrated model gave one (DESIGN.md section 4.8).
-    ``abstained`` says that no class is sure enough to be named; ``family`` is the kind of image
-    that still is. ``novelty`` grows with the distance from all that the method was taught.
+    ``abstained`` says that nothing is sure enough to be the answer, and ``abstained_reason`` why;
+    ``family`` is the likeliest all the same (one of ``streams.modality.labels.FAMILIES``), and
+    ``confidence`` its probability. ``novelty`` grows from 0 to 1 with the distance from all that
+    the method was taught.
     """
 
     modality: str = Field(max_length=32)
@@ -316,6 +318,7 @@ class ModalityDecision(Value):
     conflict: bool = False
     conflict_reason: str = Field(default="", max_length=256)
     abstained: bool = False
+    abstained_reason: str = Field(default="", max_length=256)
     family: str = Field(default="", max_length=32)
     novelty: float | None = None
 
