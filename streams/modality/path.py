@@ -9,7 +9,7 @@ from typing import Final
 
 from streams.modality.cues import Cue, weigh
 from streams.modality.opinion import Opinion
-from streams.modality.path_words import STEMS, SUFFIXES, WORDS, Said
+from streams.modality.path_words import SCRIPTS, STEMS, SUFFIXES, WORDS, Said
 from streams.modality.terms import TERM_SHARES
 from streams.sniff import vocabulary
 
@@ -23,6 +23,8 @@ _MAX_CUES: Final = 24
 _FADING: Final = 0.8
 # Names of tools, whose words are not about the picture.
 _TOOLS = re.compile(r"tensor[-_ ]?flow|pytorch|flex[-_ ]?unet|efficient[-_ ]?net", re.IGNORECASE)
+
+_ID_NUMBERS: Final = 3
 
 _SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
 _PIECE = re.compile(r"[Tt][12][A-Za-z]{0,2}(?![a-z])|[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
@@ -112,12 +114,18 @@ def _words(run: str) -> Iterator[str]:
         yield whole
         return
     pieces = [piece.lower() for piece in _PIECE.findall(run)]
-    # A code with a number glued to it: ``mri3d``, ``CT0012``, ``t1w``.
-    yield from (piece for piece in pieces if not piece.isdigit() or len(pieces) <= 3)
+    # A code with a number glued to it is one (``mri3d``, ``CT0012``); letters and digits in turns
+    # are an identifier.
+    if sum(piece.isdigit() for piece in pieces) < _ID_NUMBERS:
+        yield from (piece for piece in pieces if not piece.isdigit())
 
 
 def _fold(text: str) -> str:
-    """Drop accents, keep case."""
+    """Drop accents, keep case; put known words of other scripts into Latin letters."""
     if text.isascii():
         return text
+    lowered = text.lower()
+    for written, meant in SCRIPTS.items():
+        if written in lowered:
+            text = f"{text} {meant}"
     return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")

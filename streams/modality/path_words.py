@@ -252,10 +252,6 @@ _SEVERAL: Final[Mapping[str, tuple[Shares, float]]] = {
     "pets": ({NON_MEDICAL: 1.0, PT: 0.2}, 0.1),
     "scan": ({CT: 1.0, MR: 0.8, PT: 0.3, NM: 0.2, OPT: 0.2, US: 0.2, OTHER: 0.2}, 0.15),
     "scans": ({CT: 1.0, MR: 0.8, PT: 0.3, NM: 0.2, OPT: 0.2, US: 0.2, OTHER: 0.2}, 0.15),
-    "dicom": (
-        {CT: 1.0, MR: 1.0, RADIOGRAPH: 1.0, MG: 1.0, US: 1.0, PT: 1.0, NM: 1.0, XA: 1.0},
-        0.4,
-    ),
 }
 
 WORDS: Final[Mapping[str, Said]] = {
@@ -296,3 +292,41 @@ SUFFIXES: Final[Mapping[str, Said]] = {
     ".ima": Said({MR: 1.0, CT: 0.6, PT: 0.2}, 0.05),
 }
 """File name suffixes of one trade's formats; general formats say nothing."""
+
+SCRIPTS: Final[Mapping[str, str]] = {
+    "\u0443\u0437\u0438": "ultrasound",  # Russian: UZI
+    "\u044d\u0445\u043e": "echo",
+    "\u043c\u0440\u0442": "mrt",
+    "\u043f\u044d\u0442": "pet",
+    "\u044d\u043a\u0433": "ekg",
+    "\u0440\u0435\u043d\u0442\u0433\u0435\u043d": "rentgen",
+    "\u043c\u0430\u043c\u043c\u043e": "mammo",
+    "\u044d\u043d\u0434\u043e\u0441\u043a\u043e\u043f": "endoscopy",
+    "\u0433\u0438\u0441\u0442\u043e\u043b\u043e\u0433": "histology",
+    "\u0441\u0446\u0438\u043d\u0442\u0438\u0433\u0440": "scintigraphy",
+    "\u0430\u043d\u0433\u0438\u043e\u0433\u0440": "angiography",
+    "\u0434\u0435\u0440\u043c\u0430\u0442": "dermato",
+    "\u8d85\u58f0": "ultrasound",  # Chinese, simplified and traditional
+    "\u8d85\u97f3\u6ce2": "ultrasound",
+    "\u78c1\u5171\u632f": "mri",
+    "\u6838\u78c1": "mri",
+    "\u80f8\u7247": "cxr",
+    "\u94bc\u9776": "mammo",
+    "\u5fc3\u7535\u56fe": "ecg",
+    "\u5fc3\u96fb\u5716": "ecg",
+    "\u5fc3\u96fb\u56f3": "ecg",
+    "\u773c\u5e95": "fundus",
+    "\u5185\u955c": "endoscopy",
+    "\u5167\u8996\u93e1": "endoscopy",
+    "\u80c3\u955c": "gastroscopy",
+    "\u80a0\u955c": "colonoscopy",
+    "\u76ae\u80a4\u955c": "dermoscopy",
+    "\u75c5\u7406": "pathology",
+    "\u9020\u5f71": "angiography",
+    "\ucd08\uc74c\ud30c": "ultrasound",  # Korean
+    "\u03c5\u03c0\u03ad\u03c1\u03b7\u03c7": "ultrasound",  # Greek
+    "\u03bc\u03b1\u03b3\u03bd\u03b7\u03c4": "mri",
+    "\u0633\u0648\u0646\u0627\u0631": "ultrasound",  # Arabic
+    "\u0631\u0646\u064a\u0646": "mri",
+}
+"""Words and beginnings of words of other scripts: what they mean in Latin letters."""
