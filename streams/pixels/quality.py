@@ -54,14 +54,15 @@ _BLANK_STD_LEVELS: Final = 1.0
 _CONSTANT_LEVELS: Final = 3
 _CONSTANT_SHARE: Final = 0.99
 CLIPPED_SHARE: Final = 0.02
-"""Share of saturated pixels, the background's own extreme left out, from which on a slice counts
-as clipped."""
-BLURRY_FROM: Final = 0.5
-"""Blur from which on a slice counts as blurry."""
+"""Share of pixels at the extreme away from the background from which on a slice is clipped."""
+BLURRY_FROM: Final = 0.6
+"""Blur from which on a slice is blurry. Of 832 images of 16 modalities, most at their scanner's own
+resolution, 3 % are above it; after a Gaussian blur of 2 pixels 79 % are, of 3 pixels 94 %."""
 _BLUR_SIDE: Final = 384
 _BLUR_FULL_SIDE: Final = 1024
 _BLUR_REACH: Final = 4
 _MIN_GROUND_PIXELS: Final = 64
+_ROUNDING: Final = 1e-6
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -188,21 +189,21 @@ def _border(array: AnyArray) -> AnyArray:
 def _clipping(display: UInt8Array, values: Float32Array | None) -> tuple[float, float, bool]:
     """Return the shares at the smallest and the largest value, and whether that is clipping."""
     if values is not None:
-        lowest = highest = _thinned(values)
-        bottom, top = float(lowest.min()), float(lowest.max())
+        levels = _thinned(values)
+        bottom, top = float(levels.min()), float(levels.max())
     elif display.ndim == 3:
         sample = _thinned(display)
         # A colour is lost when one channel is full, or all are empty.
-        lowest = highest = sample.max(axis=2)
+        levels = np.maximum(np.maximum(sample[..., 0], sample[..., 1]), sample[..., 2])
         bottom, top = 0.0, 255.0
     else:
-        lowest = highest = _thinned(display)
+        levels = _thinned(display)
         bottom, top = 0.0, 255.0
-    low = float((lowest == bottom).mean())
-    high = float((highest == top).mean())
-    background = float(np.median(_border(lowest)))
-    counted = (low if background != bottom else 0.0) + (high if background != top else 0.0)
-    return low, high, bottom < top and counted >= CLIPPED_SHARE
+    low = float((levels == bottom).mean())
+    high = float((levels == top).mean())
+    # Where nothing is to be seen the detector may well be at its end; signal is at the other.
+    is_dark = float(np.median(_border(levels))) <= (bottom + top) / 2
+    return low, high, bottom < top and (high if is_dark else low) >= CLIPPED_SHARE
 
 
 def _measures(source: AnyArray, unit: str) -> dict[str, float | None]:
@@ -253,8 +254,10 @@ def _ratio(above: float, below: float) -> float | None:
 
 
 def _mean_std(sample: Float32Array) -> tuple[float, float]:
-    mean = float(sample.mean(dtype=np.float64))
-    return mean, float(np.sqrt(np.mean((sample - np.float32(mean)) ** 2, dtype=np.float64)))
+    centred = sample.ravel().astype(np.float64)
+    mean = float(centred.mean())
+    centred -= mean
+    return mean, math.sqrt(float(np.square(centred, out=centred).mean()))
 
 
 def _zero(source: AnyArray, unit: str) -> float:
@@ -267,7 +270,8 @@ def _zero(source: AnyArray, unit: str) -> float:
 
 
 def _intensities(values: AnyArray, zero: float) -> Float32Array:
-    raised = np.maximum(values.astype(np.float32) - np.float32(zero), 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        raised = np.maximum(values.astype(np.float32) - np.float32(zero), 0.0)
     if not np.isfinite(raised).all():
         raised = np.where(np.isfinite(raised), raised, np.float32(0.0))
     found: Float32Array = raised
@@ -313,7 +317,9 @@ def _convex_hull(mask: BoolArray) -> BoolArray:
     right = -np.interp(span, *_lower_chain(rows, -rights))
     columns = np.arange(mask.shape[1])
     hull = np.zeros_like(mask)
-    hull[span] = (columns >= left[:, np.newaxis] - 0.5) & (columns <= right[:, np.newaxis] + 0.5)
+    hull[span] = (columns >= left[:, np.newaxis] - _ROUNDING) & (
+        columns <= right[:, np.newaxis] + _ROUNDING
+    )
     return hull
 
 
