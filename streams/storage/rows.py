@@ -155,6 +155,7 @@ def _decision_row(event: FileAnalyzed) -> dict[str, Any]:
         "modality": decision.modality if decision else "",
         "family": decision.family if decision else "",
         "abstained": bool(decision and decision.abstained),
+        "abstained_reason": decision.abstained_reason if decision else "",
         "confidence": decision.confidence if decision else None,
         "novelty": decision.novelty if decision else None,
         "method": decision.method if decision else "",

@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS modality_decisions ${ON_CLUSTER}
     modality              LowCardinality(String),
     family                LowCardinality(String) COMMENT 'kind of image, also where no class is named',
     abstained             Bool,
+    abstained_reason      String,
     confidence            Nullable(Float64),
     novelty               Nullable(Float64) COMMENT 'distance from what the method was taught',
     method                LowCardinality(String),
