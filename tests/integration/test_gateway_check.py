@@ -281,6 +281,8 @@ def test_a_peer_that_closes() -> None:
 
 def test_a_peer_that_resets() -> None:
     def reset(connection: socket.socket) -> None:
+        # Not before it was connected to, and asked.
+        connection.recv(1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     with peer(reset) as port:
