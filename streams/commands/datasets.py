@@ -89,7 +89,8 @@ def show_dataset(
     as_json: AsJson = False,
     limit: Annotated[int, typer.Option(help="Most requests that are shown.")] = 20,
 ) -> None:
-    """Show one dataset: summary, failures by reason, and the requests that it came from."""
+    """Show one dataset: summary, duplicates, failures by reason, and where it came from."""
+    from streams.commands.duplicates import find_duplicates
     from streams.storage.clickhouse import ClickHouse
 
     with clear_errors():
@@ -100,6 +101,7 @@ def show_dataset(
         if not rows:
             fail(f"no dataset {dataset_id}; see `biodatamine datasets`")
         found = dict(zip(columns, rows[0], strict=True))
+        found["duplicates"] = find_duplicates(database, where)
         found["failures"] = _dicts(database, _FAILURES, where)
         found["latest_requests"] = _dicts(database, _REQUESTS, where | {"limit": limit})
     if as_json:
@@ -107,8 +109,10 @@ def show_dataset(
         return
     for name in ("modality_counts", "format_counts", "ext_counts"):
         found[name] = _counts(found[name])
-    summary = [(k, v) for k, v in found.items() if k not in ("failures", "latest_requests")]
+    parts = ("duplicates", "failures", "latest_requests")
+    summary = [(k, v) for k, v in found.items() if k not in parts]
     console.print(table(f"Dataset {dataset_id}", ("", ""), summary))
+    _print_duplicates(found["duplicates"])
     if found["failures"]:
         failures = [tuple(row.values()) for row in found["failures"]]
         console.print(table("Failures", ("stage", "reason", "count"), failures))
@@ -120,6 +124,26 @@ def show_dataset(
         ]  # fmt: skip
         names = ("id", "source", "state", "reason", "error", "files", "unchanged", "refused", "at")
         console.print(table("Requests", names, requests))
+
+
+def _print_duplicates(duplicates: dict[str, Any]) -> None:
+    same_bytes, same_picture = duplicates["same_bytes"], duplicates["same_picture"]
+    if not same_bytes["groups"] and not same_picture["groups"]:
+        return
+    told = [
+        ("same bytes", same_bytes["groups"], same_bytes["files"], ""),
+        ("same picture", same_picture["groups"], same_picture["files"],
+         f"within {duplicates['max_distance_bits']} of 64 bits; blank images are left out"),
+    ]  # fmt: skip
+    if not duplicates["is_complete"]:
+        told.append(("", "", "", f"only {duplicates['pictures']:,} pictures were compared"))
+    console.print(table("Duplicates", ("", "groups", "files", ""), told))
+    if duplicates["largest"]:
+        names = ("files", "contents", "examples")
+        rows = [
+            (g["files"], g["contents"], "\n".join(g["examples"])) for g in duplicates["largest"]
+        ]
+        console.print(table("Files that show the same picture", names, rows))
 
 
 def _dicts(database: Any, sql: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:

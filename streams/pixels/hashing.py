@@ -126,6 +126,8 @@ def neighbours(
         raise ValueError(msg)
     found: list[npt.NDArray[np.int64]] = []
     left = max_pairs
+    if hashes.size < 2:
+        return _merged(found, is_complete=True)
     for band in range(_BANDS):
         keys = (hashes >> np.uint64(band * _BAND_BITS)) & np.uint64((1 << _BAND_BITS) - 1)
         order = np.argsort(keys, kind="stable")

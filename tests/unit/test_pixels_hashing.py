@@ -129,6 +129,7 @@ def test_bands_find_every_pair_within_the_distance(
 
 
 def test_work_is_bounded_and_says_so() -> None:
+    assert neighbours(np.array([], np.uint64)).is_complete
     # All in one bucket of every band but one: as many comparisons as there are pairs.
     hashes = np.arange(256, dtype=np.uint64)
     assert neighbours(hashes, 1).is_complete
