@@ -49,7 +49,7 @@ def path_opinion(relpath: str) -> Opinion | None:
         None where no word says anything: UIDs, numbers, digests and everyday words. The evidence
         names words of closed lists only, for a path may name a person.
     """
-    parts = [part for part in re.split(r"[/\\]+", relpath) if part][-_MAX_PARTS:]
+    parts = _parts(relpath)
     if not parts:
         return None
     cues: dict[str, Cue] = {}
@@ -62,12 +62,38 @@ def path_opinion(relpath: str) -> Opinion | None:
     return weigh(SIGNAL, tuple(cues.values())[:_MAX_CUES], "the path says: ")
 
 
+def path_words(relpath: str) -> tuple[str, ...]:
+    """Return the words of a path, case kept, without its suffix, UIDs and digests.
+
+    They may name a person: look them up in closed lists, and keep nothing else.
+    """
+    parts = _parts(relpath)
+    if parts:
+        parts[-1] = _split_suffix(parts[-1])[0]
+    return tuple(
+        word
+        for part in parts
+        for run in _SEPARATORS.split(_cleaned(part[:_MAX_PART_CHARS]))
+        for word in ([run] if run.isupper() else _PIECE.findall(run))
+    )
+
+
+def _parts(relpath: str) -> list[str]:
+    # Looked at from its end: a path may be as long as a message.
+    tail = relpath[-_MAX_PARTS * _MAX_PART_CHARS :]
+    return [part for part in re.split(r"[/\\\\]+", tail) if part][-_MAX_PARTS:]
+
+
+def _cleaned(part: str) -> str:
+    return _TOOLS.sub(" ", _HEX.sub(" ", _UID.sub(" ", _fold(part))))
+
+
 def _said(part: str, *, is_file: bool) -> Iterator[tuple[str, Said]]:
     if is_file:
         part, suffix = _split_suffix(part)
         if suffix in SUFFIXES:
             yield suffix, SUFFIXES[suffix]
-    text = _TOOLS.sub(" ", _HEX.sub(" ", _UID.sub(" ", _fold(part))))
+    text = _cleaned(part)
     words = [word for run in _SEPARATORS.split(text) if run for word in _words(run)]
     known = [False] * len(words)
     for i, word in enumerate(words):
