@@ -144,13 +144,12 @@ def plane_of(orientation: Sequence[float]) -> str | None:
         degrees away from every axis; None where the cosines are none.
     """
     cosines = np.asarray(orientation, dtype=np.float64)
-    if cosines.shape != (6,) or not np.isfinite(cosines).all():
+    if cosines.shape != (6,) or not (np.abs(cosines) <= 1 + _COSINE_TOLERANCE).all():
         return None
     row, column = cosines[:3], cosines[3:]
-    lengths = np.array([np.abs(cosines).max(), row @ row, column @ column])
-    if lengths[0] > 1 + _COSINE_TOLERANCE or np.abs(lengths[1:] - 1).max() > _COSINE_TOLERANCE:
-        return None
-    if abs(float(row @ column)) > _COSINE_TOLERANCE:
+    # Two unit vectors at a right angle.
+    strayed = (row @ row - 1, column @ column - 1, row @ column)
+    if max(abs(float(error)) for error in strayed) > _COSINE_TOLERANCE:
         return None
     normal = np.abs(np.cross(row, column))
     if float(normal.max()) < _MIN_COSINE:

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
-from streams.modality.cues import Cue, weigh
+from streams.modality.cues import Cue, listed, weigh
 from streams.modality.opinion import Opinion
 from streams.modality.path_words import SCRIPTS, STEMS, SUFFIXES, WORDS, Said
 from streams.modality.terms import TERM_SHARES
@@ -25,6 +25,12 @@ _FADING: Final = 0.8
 _TOOLS = re.compile(r"tensor[-_ ]?flow|pytorch|flex[-_ ]?unet|efficient[-_ ]?net", re.IGNORECASE)
 
 _ID_NUMBERS: Final = 3
+
+# Spellings of the vocabulary that in a path are words of everyday, or titles of people.
+_EVERYDAY: Final = listed(
+    "mrs|art|map|maps|late|delay|space|vista|flash|lava|vibe|ideal|bravo|functional|mobile|portal|"
+    "planning|simulation|navigator|survey|scout|topo|isotropic|standing|bilateral|mama|haut|pelle"
+)
 
 _SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
 _PIECE = re.compile(r"[Tt][12][A-Za-z]{0,2}(?![a-z])|[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
@@ -112,7 +118,11 @@ def _said(part: str, *, is_file: bool) -> Iterator[tuple[str, Said]]:
                     known[i] = True
                     break
     # Two letters are too many things; the lists of words have those that are worth it.
-    rest = " ".join(w for w, k in zip(words, known, strict=True) if not k and len(w) > 2)
+    rest = " ".join(
+        word
+        for word, is_known in zip(words, known, strict=True)
+        if not is_known and len(word) > 2 and word not in _EVERYDAY
+    )
     for term in vocabulary.terms([rest]):
         if term in TERM_SHARES:
             shares, floor = TERM_SHARES[term]

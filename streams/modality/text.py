@@ -247,6 +247,7 @@ _TERMS: Final = listed(
     "localizer|dose-report|fdg|technetium"
 )
 _MIN_TERM_CHARS: Final = 3
+_WORD = re.compile(r"[A-Z0-9]+")
 # Prose is for people: pages and screens have it, images do not.
 _PROSE_WORD = re.compile(r"[A-Za-z]{4,}")
 _PROSE_WORDS: Final = 30
@@ -282,7 +283,8 @@ def text_opinion(words: Sequence[str]) -> Opinion | None:
 
 def _term_cues(texts: Iterable[str]) -> list[Cue]:
     long_words = (
-        " ".join(word for word in text.split() if len(word) >= _MIN_TERM_CHARS) for text in texts
+        " ".join(word for word in _WORD.findall(text) if len(word) >= _MIN_TERM_CHARS)
+        for text in texts
     )
     return [
         Cue(term, TERM_SHARES[term][0], max(TERM_SHARES[term][1], 0.05))

@@ -13,13 +13,14 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 AnyArray = npt.NDArray[Any]
 
 # Text is looked for at two scales: letters of 6 to 40 pixels, and large markers and titles.
-_FINE_SIDE: Final = 1024
+_FINE_SIDE: Final = 2048
 _COARSE_SIDE: Final = 320
 _BLOCK: Final = 8
 _STROKE_LEVELS: Final = 44
@@ -116,8 +117,7 @@ def text_likely(lines: Sequence[Box]) -> bool:
 def _grey(display: UInt8Array) -> UInt8Array:
     if display.ndim == 2:
         return np.ascontiguousarray(display)
-    red, green, blue = (display[:, :, c].astype(np.uint16) for c in range(3))
-    return ((red + 2 * green + blue) >> 2).astype(np.uint8)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(display)).convert("L"))
 
 
 def _shrunk(grey: UInt8Array, factor: int) -> UInt8Array:
