@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from schemas import FileReceived, UrlRequest, encode
-from schemas.events import received
+from schemas import UrlRequest, encode
 from schemas.identity import file_id
+from streams.agents.ingest_events import Receipt, Receipts
 from streams.agents.ingest_progress import Checkpoint, Counts, Progress, ProgressStore, spooled
 from streams.ingest.compression import compressed_kind
 from streams.ingest.errors import IngestError, LimitError, SourceAwayError, SourceChangedError
@@ -318,9 +318,13 @@ class _Batches:
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="ingest-send")
         self._writing: Future[None] | None = None
         self._sending: Future[None] | None = None
+        # The last batch whose blobs have their names; it is published once these are durable.
+        self._placed: tuple[BlobBatch, Callable[[], None]] | None = None
+        self._hurry = threading.Event()
         self._names_given = checkpoint.names
         self._held_names: list[int] = []
         self._names_at_mark: list[int] = []
+        self._receipts = Receipts(request)
         self._mark: Mark | None = None
         self._at_mark = (checkpoint.members, self._counts)
         self._begin()
@@ -336,6 +340,7 @@ class _Batches:
                     self.flush()
                     self.settle()
         finally:
+            self._hurry.set()
             self._writer.shutdown(wait=True)
             self._sender.shutdown(wait=True)
             self._batch.abort()
@@ -380,7 +385,7 @@ class _Batches:
             return
         mark = before.mark if entry == before.entry else None
         self._move(replace(before, entry=entry, validator=validator, name=name, mark=mark))
-        if not self._events and not self._letters and self._writing is None:
+        if not self._found and not self._letters and self._writing is None:
             # From now on the bytes that are kept can be told from those of another file.
             self._progress.save(self._checkpoint(self._position), [])
 
@@ -396,7 +401,6 @@ class _Batches:
 
     def keep(self, leaf: Leaf) -> None:
         """Take a file."""
-        request = self._request
         path, name = self._progress.unique(leaf.path)
         try:
             blob = self._batch.add(leaf.chunks, check=self._require_size)
@@ -406,21 +410,11 @@ class _Batches:
             self._fault(path, self.budget.members, error)
             return
         try:
-            event = received(
-                tenant=request.tenant,
-                dataset_id=request.dataset_id,
-                relpath=path,
-                blob=blob,
-                source=leaf.origin,
-                # The request's time, so that the same request makes the same event again.
-                received_at=request.occurred_at,
-                trace_id=request.trace_id,
-                request_id=request.request_id,
-            )
+            receipt = self._receipts.of(path, blob, leaf.origin)
         except ValueError:
             self._fault("", self.budget.members, IngestError("bad-name", "no Unicode text"))
             return
-        self._events.append(event)
+        self._found.append(receipt)
         self._held_names.append(name)
         self._bytes += blob.size_bytes
         self._counts.files += 1
@@ -438,11 +432,10 @@ class _Batches:
 
     def flush(self) -> None:
         """Publish what there is while the next batch is filled."""
-        if self._writing is not None:
-            self._writing.result()
-        if not self._events and not self._letters:
+        if not self._found and not self._letters:
             return
-        batch, events, letters = self._batch, self._events, self._letters
+        self._wait_for_writer()
+        batch, found, letters = self._batch, self._found, self._letters
         if self._mark is not None:
             members, at_mark = self._at_mark
             self._position = replace(
@@ -451,8 +444,13 @@ class _Batches:
             self._mark = None
         position, names = self._position, self._names_at_mark
         self._names_at_mark = []
+        # Where files come fast, the next batch will be here in about as long as this one took.
+        age = time.monotonic() - self._began
         self._writing = self._writer.submit(
-            lambda: self._commit(batch, lambda: self._publish(events, letters, position, names))
+            self._commit,
+            batch,
+            lambda: self._publish(found, letters, position, names),
+            age if age < _BATCH_SECONDS else 0.0,
         )
         self._begin()
 
@@ -464,23 +462,29 @@ class _Batches:
 
     def settle(self) -> None:
         """Wait until what is being published is."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+        self._wait_for_writer()
+        self._writing = None
+        self._publish_placed()
         sending, self._sending = self._sending, None
         if sending is not None:
             sending.result()
 
+    def _wait_for_writer(self) -> None:
+        self._hurry.set()
+        if self._writing is not None:
+            self._writing.result()
+        self._hurry.clear()
+
     def _begin(self) -> None:
         self._batch = BlobBatch(self._tools.blobs, fsync=self._tools.fsync)
-        self._events: list[FileReceived] = []
+        self._found: list[Receipt] = []
         self._letters: list[DeadLetter] = []
         self._bytes = 0
         self._began = time.monotonic()
 
     def _is_full(self) -> bool:
         return (
-            len(self._events) + len(self._letters) >= _BATCH_FILES
+            len(self._found) + len(self._letters) >= _BATCH_FILES
             or self._bytes >= _BATCH_BYTES
             or time.monotonic() - self._began >= _BATCH_SECONDS
         )
@@ -538,32 +542,52 @@ class _Batches:
                 f"{error.reason}",
             )
 
-    def _commit(self, batch: BlobBatch, publish: Callable[[], None]) -> None:
+    def _commit(
+        self, batch: BlobBatch, publish: Callable[[], None], next_in_seconds: float
+    ) -> None:
         try:
-            batch.commit()
+            batch.write()
+            batch.sync()
+            # That was also for the names of the batch before.
+            self._send_placed()
+            batch.place()
         finally:
             batch.abort()
+        self._placed = (batch, publish)
+        if not self._hurry.wait(2 * next_in_seconds):
+            self._publish_placed()
+
+    def _publish_placed(self) -> None:
+        if self._placed is not None:
+            batch, _ = self._placed
+            batch.sync()
+            self._send_placed()
+
+    def _send_placed(self) -> None:
+        placed, self._placed = self._placed, None
+        if placed is None:
+            return
         # In order: a checkpoint says that everything before it is published.
         sending, self._sending = self._sending, None
         if sending is not None:
             sending.result()
-        self._sending = self._sender.submit(publish)
+        self._sending = self._sender.submit(placed[1])
 
     def _publish(
         self,
-        events: list[FileReceived],
+        found: list[Receipt],
         letters: list[DeadLetter],
         position: Checkpoint,
         names: list[int],
     ) -> None:
         request = self._request
-        fresh = events
+        fresh = found
         if self._ask and self._tools.known is not None:
-            keys = [(event.file_id, event.image_id) for event in events]
+            keys = [(receipt.file_id, receipt.image_id) for receipt in found]
             known = self._tools.known.unchanged(request.tenant, request.dataset_id, keys)
-            fresh = [e for e in events if (e.file_id, e.image_id) not in known]
-            self._counts.unchanged += len(events) - len(fresh)
-        self._tools.publish([*map(Outgoing.of, fresh), *(letter.message() for letter in letters)])
+            fresh = [r for r in found if (r.file_id, r.image_id) not in known]
+            self._counts.unchanged += len(found) - len(fresh)
+        self._tools.publish([*(r.message for r in fresh), *(x.message() for x in letters)])
         self._names_given += len(names)
         self._progress.save(self._checkpoint(position), names)
         self._tools.report(request, replace(self._counts))

@@ -104,8 +104,7 @@ class HttpSource:
         """Read from an offset to the end."""
         deadline = time.monotonic() + self._web.limits.request_seconds
         position, failures = offset, 0
-        digest = hashlib.sha256() if offset == 0 else None
-        expected = None
+        digest, expected = None, None
         while True:
             began = position
             try:
@@ -119,6 +118,8 @@ class HttpSource:
                     skip = self._begin(response, position, validator)
                     validator = self.validator
                     expected = _sha256_of(response.headers) or expected
+                    if position == 0 and expected is not None:
+                        digest = hashlib.sha256()
                     for chunk in response.iter_raw():
                         if time.monotonic() > deadline:
                             raise LimitError(

@@ -28,13 +28,22 @@ class ByteStream:
 
     def peek(self, size_bytes: int) -> bytes:
         """Look at the next bytes without taking them; fewer only at the end."""
-        while len(self._buffer) - self._start < size_bytes:
+        if len(self._buffer) - self._start < size_bytes:
+            self._fill(size_bytes)
+        return self._buffer[self._start : self._start + size_bytes]
+
+    def _fill(self, size_bytes: int) -> None:
+        left = self._buffer[self._start :]
+        parts, length = [left] if left else [], len(left)
+        while length < size_bytes:
             chunk = next(self._chunks, None)
             if chunk is None:
                 break
-            self._buffer = self._buffer[self._start :] + chunk
-            self._start = 0
-        return self._buffer[self._start : self._start + size_bytes]
+            parts.append(chunk)
+            length += len(chunk)
+        # One chunk, as most small members are, is not copied.
+        self._buffer = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._start = 0
 
     def read(self, size_bytes: int) -> bytes:
         """Take bytes; fewer only at the end."""

@@ -21,10 +21,11 @@ from streams.ingest.errors import IngestError, LimitError
 from streams.ingest.limits import Budget
 from streams.ingest.members import Member, drain
 from streams.ingest.names import zip_name
-from streams.ingest.stream import ByteStream
+from streams.ingest.stream import ByteStream, truncated
 
 _LOCAL, _CENTRAL, _DESCRIPTOR = b"PK\x03\x04", b"PK\x01\x02", b"PK\x07\x08"
 _END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+_HEAD_BYTES = 128
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _CENTRAL_HEADER = struct.Struct("<4s6H3L5H2L")
 _ENCRYPTED, _STREAMED, _UTF8 = 1 << 0, 1 << 3, 1 << 11
@@ -40,6 +41,7 @@ _MAKERS: dict[int, Callable[[], Any]] = {
     93: zstd_decompressor,
     95: lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_DICTIONARY_BYTES),
 }
+_METHODS = frozenset((_STORED, _LZMA, *_MAKERS))
 
 
 def is_zip(head: bytes) -> bool:
@@ -96,25 +98,28 @@ class ZipReader:
         """
         stream = self._stream
         while True:
-            signature = stream.peek(4)
-            if signature != _LOCAL:
+            # The header, and mostly the name behind it: looked for once, not piece by piece.
+            head = stream.peek(_HEAD_BYTES)
+            if head[:4] != _LOCAL:
                 break
             offset = stream.offset
             self.boundary = (offset, {"count": self._count, "sum": self._sum})
             self._budget.member()
-            header = self._header()
+            header = self._header(head)
             self._count += 1
             self._sum = (self._sum + _mark(offset)) & _UNKNOWN64
             yield from self._member(header)
-        yield from self._directory(signature)
+        yield from self._directory(head[:4])
 
-    def _header(self) -> _Header:
-        raw = self._stream.exactly(_LOCAL_HEADER.size)
+    def _header(self, head: bytes) -> _Header:
+        if len(head) < _LOCAL_HEADER.size:
+            raise truncated()
         _, _, flags, method, _, _, crc, packed, size, name_length, extra_length = (
-            _LOCAL_HEADER.unpack(raw)
+            _LOCAL_HEADER.unpack_from(head)
         )
-        raw_name = self._stream.exactly(name_length)
-        extra = self._stream.exactly(extra_length)
+        raw = self._stream.exactly(_LOCAL_HEADER.size + name_length + extra_length)
+        name_end = _LOCAL_HEADER.size + name_length
+        raw_name, extra = raw[_LOCAL_HEADER.size : name_end], raw[name_end:]
         name, (size, packed) = _read_extra(
             raw_name, extra, utf8=bool(flags & _UTF8), sizes=(size, packed)
         )
@@ -132,7 +137,8 @@ class ZipReader:
                 chunks = self._known(header)
             yield self._made(header, chunks, fault)
             # Whatever was or was not read of it, the next one begins there.
-            stream.skip(start + header.packed_bytes - stream.offset)
+            if left := start + header.packed_bytes - stream.offset:
+                stream.skip(left)
             if header.flags & _STREAMED:
                 self._take_descriptor(header.packed_bytes)
             return
@@ -282,7 +288,8 @@ class ZipReader:
         attributes, offset = fields[15], fields[16]
         raw_name = stream.exactly(name_length)
         extra = stream.exactly(extra_length)
-        stream.skip(comment_length)
+        if comment_length:
+            stream.skip(comment_length)
         name, (_, _, offset) = _read_extra(
             raw_name, extra, utf8=bool(flags & _UTF8), sizes=(size, packed, offset)
         )
@@ -343,7 +350,7 @@ def _sum_of(value: bytes) -> int:
 def _refusal(header: _Header) -> IngestError | None:
     if header.flags & _ENCRYPTED:
         return IngestError("encrypted", "the member is encrypted; unpack it where its key is")
-    if header.method not in (_STORED, _LZMA, *_MAKERS):
+    if header.method not in _METHODS:
         return IngestError("unsupported-method", f"the member is packed by method {header.method}")
     return None
 

@@ -3,7 +3,8 @@
 Two fsyncs for each small file cost far more than all other work on it. Here the files of a batch
 wait under names that nobody looks at; one sync of the file system makes all their bytes durable,
 then they are renamed, and another sync makes the names durable. A name that is there still holds
-all its bytes, whatever was killed meanwhile.
+all its bytes, whatever was killed meanwhile. Where batch follows batch, the sync for the bytes of
+one is the sync for the names of the one before.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import itertools
 import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,7 +34,9 @@ class BlobBatch:
     """Collects blobs; ``commit`` makes them durable and visible.
 
     Small blobs wait in memory until then, so that whoever adds them does not wait for the disk,
-    and a batch can be committed in another thread than the next one is filled in.
+    and a batch can be committed in another thread than the next one is filled in. ``commit`` is
+    ``write``, ``sync``, ``place`` and ``sync``; whoever has several batches needs a sync less for
+    each if it places one between the syncs of the next.
 
     Parameters
     ----------
@@ -95,17 +98,11 @@ class BlobBatch:
                     chunk = b"".join(small)  # noqa: PLW2901
                     small.clear()
                 _write(descriptor, chunk)
-            sha256 = digest.hexdigest()
-            ref = BlobRef(
-                uri=self._store.uri(sha256),
-                sha256=sha256,
-                size_bytes=size_bytes,
-                media_type=media_type,
-            )
+            ref = self._ref(digest.hexdigest(), size_bytes, media_type)
             if descriptor < 0:
-                self._held[sha256] = small[0] if len(small) == 1 else b"".join(small)
-            elif sha256 not in self._staged and not self._is_there(sha256, size_bytes):
-                self._staged[sha256], path = path, ""
+                self._held[ref.sha256] = small[0] if len(small) == 1 else b"".join(small)
+            elif ref.sha256 not in self._staged and not self._is_there(ref.sha256, size_bytes):
+                self._staged[ref.sha256], path = path, ""
             return ref
         finally:
             if descriptor >= 0:
@@ -121,23 +118,66 @@ class BlobBatch:
         BlobError
             If it cannot; adding and committing all again does no harm.
         """
-        if self._root is None:
-            sending, self._sending = self._sending, []
-            for future in sending:
-                future.result()
-            return
-        try:
+        self.write()
+        self.sync()
+        self.place()
+        # Also what was there already: another writer may not have come to its sync yet.
+        self.sync()
+
+    def write(self) -> None:
+        """Put on disk, under names that nobody looks at, what waits in memory; it is not durable.
+
+        Raises
+        ------
+        BlobError
+            If it cannot. A store that is not local has it all afterwards.
+        """
+        sending, self._sending = self._sending, []
+        for future in sending:
+            future.result()
+        with _disk_faults():
             self._write_held()
-            if self._staged:
-                self._sync()
-                for sha256, path in self._staged.items():
-                    os.rename(path, f"{self._root}/{sha256[:2]}/{sha256}")  # noqa: PTH104
-            self._staged.clear()
-            # Also what was there already: another writer may not have come to its sync yet.
-            self._sync()
-        except OSError as error:
-            msg = f"blobs cannot be made durable: {error}"
-            raise BlobError(msg) from error
+
+    def place(self) -> None:
+        """Give what was written, and synced, its names; they are not durable before a sync.
+
+        Raises
+        ------
+        BlobError
+            If it cannot.
+        """
+        with _disk_faults():
+            for sha256, path in self._staged.items():
+                os.rename(path, f"{self._root}/{sha256[:2]}/{sha256}")  # noqa: PTH104
+        self._staged.clear()
+
+    def sync(self) -> None:
+        """Make durable what any batch of this store has written and placed so far.
+
+        Raises
+        ------
+        BlobError
+            If it cannot.
+        """
+        if self._root is None or not self._fsync:
+            return
+        with _disk_faults():
+            descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                if _syncfs is None:
+                    os.sync()
+                elif _syncfs(descriptor):
+                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            finally:
+                os.close(descriptor)
+
+    def _ref(self, sha256: str, size_bytes: int, media_type: str) -> BlobRef:
+        return BlobRef(
+            uri=self._store.uri(sha256),
+            sha256=sha256,
+            size_bytes=size_bytes,
+            media_type=media_type,
+        )
 
     def _write_held(self) -> None:
         held, self._held = self._held, {}
@@ -196,20 +236,6 @@ class BlobBatch:
             return False
         return found.st_size == size_bytes
 
-    def _sync(self) -> None:
-        if not self._fsync:
-            return
-        assert self._root is not None
-        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            if _syncfs is not None:
-                if _syncfs(descriptor):
-                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-                return
-            os.sync()
-        finally:
-            os.close(descriptor)
-
     def _send(
         self,
         chunks: Iterable[bytes],
@@ -238,13 +264,18 @@ class BlobBatch:
             with contextlib.suppress(BlobError):
                 waiting[0].result()
         self._sending.append(self._senders.submit(writer.commit, media_type=media_type))
-        sha256 = digest.hexdigest()
-        return BlobRef(
-            uri=self._store.uri(sha256),
-            sha256=sha256,
-            size_bytes=size_bytes,
-            media_type=media_type,
-        )
+        return self._ref(digest.hexdigest(), size_bytes, media_type)
+
+
+@contextlib.contextmanager
+def _disk_faults() -> Iterator[None]:
+    try:
+        yield
+    except BlobError:
+        raise
+    except OSError as error:
+        msg = f"blobs cannot be made durable: {error}"
+        raise BlobError(msg) from error
 
 
 def _write(descriptor: int, data: bytes) -> None:

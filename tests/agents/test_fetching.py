@@ -535,6 +535,35 @@ def test_a_request_that_was_interrupted_goes_on_without_its_past(
     assert nothing_is_left(bench)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_published_has_been_synced_under_its_name(
+    bench: Bench, web_site: Site, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    monkeypatch.setattr("streams.agents.fetching._BATCH_FILES", 10)
+    if at_once:
+        # No batch waits for the next one to share its sync.
+        monkeypatch.setattr("streams.agents.fetching._BATCH_SECONDS", 0.0)
+    durable: set[str] = set()
+
+    def syncfs(descriptor: int) -> int:
+        del descriptor
+        durable.update(path.name for path in (bench.folder / "blobs").glob("??/*"))
+        return 0
+
+    send, early = bench.publish, []
+
+    def publish(messages: Sequence[Outgoing]) -> None:
+        early.extend(m.key for m in messages if m.key.decode() not in durable)
+        send(messages)
+
+    monkeypatch.setattr("streams.storage.blob_batch._syncfs", syncfs)
+    tools = replace(bench.tools(), publish=publish, fsync=True)
+    web_site.file("/x.zip", ARCHIVES["zip"])
+    assert Fetcher(tools).fetch(request(web_site.url("/x.zip")), bench.stop).error is None
+    assert bench.files == FILES
+    assert early == []
+
+
 def test_a_stop_leaves_the_request_for_later(bench: Bench, web_site: Site) -> None:
     web_site.file("/x.zip", ARCHIVES["zip"])
     bench.stop.set()

@@ -92,3 +92,28 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     batch.add([SMALL])
     with pytest.raises(BlobError):
         batch.commit()
+
+
+def test_one_sync_serves_the_names_of_one_batch_and_the_bytes_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = BlobStore(str(tmp_path))
+    seen: list[tuple[int, int]] = []
+
+    def syncfs(descriptor: int) -> int:
+        del descriptor
+        named = [path for path in tmp_path.glob("??/*") if path.is_file()]
+        seen.append((len(named), len(incoming(store))))
+        return 0
+
+    monkeypatch.setattr("streams.storage.blob_batch._syncfs", syncfs)
+    batches = [BlobBatch(store) for _ in range(3)]
+    for number, batch in enumerate(batches):
+        refs = [batch.add([b"%d" % number, data]) for data in (SMALL, LARGE)]
+        batch.write()
+        batch.sync()
+        assert not any(store.exists(ref.sha256) for ref in refs)
+        batch.place()
+        assert all(store.exists(ref.sha256) for ref in refs)
+    batches[-1].sync()
+    assert seen == [(0, 2), (2, 2), (4, 2), (6, 0)]
