@@ -224,7 +224,7 @@ def _measures(source: AnyArray, unit: str) -> dict[str, float | None]:
         "rng": peak - float(inside.min()),
         "var": std_in**2,
         "cv_percent": _ratio(100.0 * std_in, mean_in),
-        "psnr_db": 10.0 * math.log10(peak**2 / error) if error > 0 and peak > 0 else None,
+        "psnr_db": _decibels(peak**2, error),
         "snr3": _ratio(patch_mean, patch_std),
         "cvp": _ratio(patch_std, patch_mean),
         "efc": _entropy_focus(ground),
@@ -251,6 +251,11 @@ def _measures(source: AnyArray, unit: str) -> dict[str, float | None]:
 def _ratio(above: float, below: float) -> float | None:
     # What rounding leaves of a constant is no noise.
     return above / below if below > 1e-6 * max(1.0, abs(above)) else None
+
+
+def _decibels(above: float, below: float) -> float | None:
+    ratio = _ratio(above, below)
+    return None if not ratio else 10.0 * math.log10(ratio)
 
 
 def _mean_std(sample: Float32Array) -> tuple[float, float]:
@@ -282,8 +287,9 @@ def _ground(source: AnyArray, unit: str) -> _Ground:
     """Tell the foreground from the background."""
     intensities = _intensities(_thinned(source), _zero(source, unit))
     peak = float(np.percentile(intensities, 99.9)) or float(intensities.max())
-    scaled = np.minimum(intensities * np.float32(255.0 / peak), 255.0) if peak > 0 else intensities
-    levels = scaled.astype(np.uint8)
+    # Divided, not multiplied: the reciprocal of the smallest numbers is infinite.
+    scaled = np.minimum(intensities, peak) / np.float32(peak) if peak > 0 else intensities
+    levels = (scaled * np.float32(255.0)).astype(np.uint8)
     counts = np.bincount(levels.ravel(), minlength=256).astype(np.float64)
     # The blend is a function of the level, so that its threshold is one as well.
     plain = np.arange(256.0)
@@ -367,8 +373,8 @@ def _texture(source: AnyArray, ground: _Ground, zero: float) -> tuple[float, flo
     columns = (np.arange(chosen.shape[1]) * column_step + _PATCH // 2) // ground.step_columns
     inside = ground.is_inside[np.ix_(rows, columns)].ravel()
     medians = np.partition(patches[inside], middle, axis=1)[:, middle]
-    square = float(((centres[inside] - medians) ** 2).sum(dtype=np.float64))
-    return texture, square / centres.size
+    off = centres[inside].astype(np.float64) - medians
+    return texture, float(np.square(off).sum()) / centres.size
 
 
 def _entropy_focus(ground: _Ground) -> float | None:

@@ -212,7 +212,8 @@ def test_any_display_has_a_quality(display: np.ndarray, unit: str) -> None:
         compute_quality(display, values, unit)
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=80, deadline=None)
 @given(hnp.arrays(np.float32, (12, 17), elements=st.floats(width=32)))
 def test_any_values_have_a_quality(values: np.ndarray) -> None:
     display = np.zeros((12, 17), np.uint8)
