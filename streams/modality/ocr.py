@@ -1,8 +1,8 @@
 """Reads text that is burnt into a picture, within bounds; the words are for this room only.
 
-The models are PP-OCRv4's recognition network as the ``rapidocr-onnxruntime`` wheel carries it
-(Apache-2.0). Of that package only the model file is used: lines are found by ``text_lines``, for
-machine-drawn text as well as its detection network does and in a hundredth of the time.
+The model is PaddleOCR's recognition network as the ``rapidocr`` wheel carries it (Apache-2.0). Of
+that package only the model file is used: ``text_lines`` finds machine-drawn text as well as its
+detection network does, in a hundredth of the time.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from streams.modality.text_lines import Box, text_likely, text_lines
 UInt8Array = npt.NDArray[np.uint8]
 Float32Array = npt.NDArray[np.float32]
 
-_PACKAGE: Final = "rapidocr_onnxruntime"
-_MODEL_FILE: Final = "models/ch_PP-OCRv4_rec_infer.onnx"
-_INSTALL: Final = 'install it with pip install "biodatamine[ocr]"'
+# Either carries a network: the first a later one, for later versions of Python.
+_PACKAGES: Final = ("rapidocr", "rapidocr_onnxruntime")
+_RUNTIME: Final = "onnxruntime"
+_INSTALL: Final = 'pip install "biodatamine[ocr]"'
 # The network's input: rows, least and most columns.
 _HEIGHT: Final = 48
 _MIN_WIDTH: Final = 48
@@ -37,8 +38,9 @@ _MAX_WIDTH: Final = 640
 _BATCH_COLUMNS: Final = 512
 # Room around a line, as a share of its height: the network learned from crops with some.
 _MARGIN: Final = 0.2
-# Texture is taken for one of the network's thousands of Chinese characters, seldom for a letter.
+# Texture is taken for one of the network's thousands of Chinese characters, or for a single digit.
 _LETTER = re.compile(r"[A-Za-z0-9]")
+_MIN_LETTERS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,24 +144,24 @@ class TextReader:
     @classmethod
     def load(cls) -> TextReader | AbsentReader:
         """Load the network from the wheel; takes half a second, so do it once a process."""
-        spec = find_spec(_PACKAGE)
-        if spec is None or spec.origin is None:
-            return AbsentReader(f"{_PACKAGE} is not installed; {_INSTALL}")
-        path = Path(spec.origin).parent / _MODEL_FILE
-        if not path.is_file():
-            return AbsentReader(f"{_PACKAGE} carries no {Path(_MODEL_FILE).name}; {_INSTALL}")
+        reason = reader_absent_reason()
+        if reason:
+            return AbsentReader(reason)
+        path = _model_file()
+        if path is None:
+            return AbsentReader(f"{_PACKAGES[0]} carries no recognition network; {_INSTALL}")
         try:
-            onnxruntime = import_module("onnxruntime")
-        except ImportError:
-            return AbsentReader(f"onnxruntime is not installed; {_INSTALL}")
-        options = onnxruntime.SessionOptions()
-        # Pictures are decoded in as many processes as there are cores.
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
-        )
+            onnxruntime = import_module(_RUNTIME)
+            options = onnxruntime.SessionOptions()
+            # Pictures are decoded in as many processes as there are cores.
+            options.intra_op_num_threads = 1
+            options.inter_op_num_threads = 1
+            options.log_severity_level = 3
+            session = onnxruntime.InferenceSession(
+                str(path), sess_options=options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # noqa: BLE001 - a runtime that cannot start is an absent one
+            return AbsentReader(f"{_RUNTIME} cannot load the network ({type(error).__name__})")
         letters = session.get_modelmeta().custom_metadata_map["character"].splitlines()
         return cls(session, ("", *letters, " "))
 
@@ -199,7 +201,7 @@ class TextReader:
                 unread += batch
                 continue
             for box, (text, score) in zip(batch, self._recognise(display, batch), strict=True):
-                if score >= limits.min_score and _LETTER.search(text):
+                if score >= limits.min_score and len(_LETTER.findall(text)) >= _MIN_LETTERS:
                     words.append(Word(text, box, score))
         unread += [box for box in lines if box not in chosen]
         boxes = (*(word.box for word in words), *unread)
@@ -264,10 +266,24 @@ def _reader() -> TextReader | AbsentReader:
 
 def reader_absent_reason() -> str:
     """Say why text cannot be read here, without loading the model; empty where it can."""
-    for package in (_PACKAGE, "onnxruntime"):
-        if find_spec(package) is None:
-            return f"{package} is not installed; {_INSTALL}"
+    if not any(map(_is_installed, _PACKAGES)):
+        return f"{_PACKAGES[0]} is not installed; {_INSTALL}"
+    if not _is_installed(_RUNTIME):
+        return f"{_RUNTIME} is not installed; {_INSTALL}"
     return ""
+
+
+def _is_installed(package: str) -> bool:
+    return find_spec(package) is not None
+
+
+def _model_file() -> Path | None:
+    for package in _PACKAGES:
+        spec = find_spec(package)
+        if spec is not None and spec.origin is not None:
+            for path in sorted((Path(spec.origin).parent / "models").glob("*_rec_*.onnx")):
+                return path
+    return None
 
 
 def _batches(lines: Sequence[Box]) -> Iterator[list[Box]]:

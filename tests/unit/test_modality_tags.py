@@ -229,6 +229,22 @@ def test_the_header_of_a_picture_is_that_of_its_export() -> None:
     assert set(heard("volume", description_terms=("flair",), **facts)) == {"description"}
 
 
+@pytest.mark.parametrize(
+    ("facts", "family"),
+    [
+        ({"shape": (64, 64, 30, 200), "voxel_size_mm": (3.5, 3.5, 4.0)}, "MR"),
+        ({"shape": (512, 512, 90), "voxel_size_mm": (0.8, 0.8, 2.5)}, "CT"),
+        ({"shape": (182, 218, 182), "voxel_size_mm": (1.0, 1.0, 1.0)}, "MR"),
+        ({"description_terms": ("phase",)}, "MR"),
+    ],
+)
+def test_grids_of_volumes_lean(facts: dict[str, Any], family: str) -> None:
+    opinions = heard("volume", **facts)
+    assert len(opinions) == 1
+    assert opinions.popitem()[1].label == family
+    assert "description" not in heard("dicom", description_terms=("phase",))
+
+
 def signals(lowest: float, highest: float) -> ImageSignals:
     middle = (lowest + highest) / 2
     return ImageSignals(
@@ -331,6 +347,8 @@ def headers(draw: st.DrawFn) -> HeaderFacts:
         scanning_sequence=tuple(draw(st.lists(st.sampled_from(["SE", "GR", "??"]), max_size=3))),
         description_terms=tuple(draw(st.lists(st.sampled_from(sorted(TERMS)), max_size=32))),
         pixel_spacing_mm=draw(st.none() | st.tuples(spacing, spacing)),
+        shape=tuple(draw(st.lists(st.integers(0, 2**31), max_size=7))),
+        voxel_size_mm=tuple(draw(st.lists(spacing, max_size=3))),
     )
 
 

@@ -6,8 +6,8 @@ from typing import Final
 
 from schemas.facts import HeaderFacts
 from streams.modality.cues import Cue, listed, weigh
-from streams.modality.labels import MG, NM, OP, RADIOGRAPH, US, XA
-from streams.modality.opinion import Opinion
+from streams.modality.labels import MG, MR, NM, OP, RADIOGRAPH, US, XA
+from streams.modality.opinion import Opinion, Provenance
 from streams.modality.terms import term_cues
 
 SIGNAL: Final = "description"
@@ -19,13 +19,15 @@ _BODY_VIEWS: Final = listed(
 )
 
 
-def description_opinion(header: HeaderFacts) -> Opinion | None:
+def description_opinion(header: HeaderFacts, provenance: Provenance) -> Opinion | None:
     """Weigh the words of a header: terms of the vocabulary, and the view position.
 
     Parameters
     ----------
     header : HeaderFacts
         Facts of a DICOM or NIfTI header; body part and descriptions are among its terms.
+    provenance : Provenance
+        From ``provenance_of``.
 
     Returns
     -------
@@ -33,6 +35,9 @@ def description_opinion(header: HeaderFacts) -> Opinion | None:
         None where no word says anything of the modality.
     """
     cues = term_cues(header.description_terms)
+    if provenance == "volume" and "phase" in header.description_terms:
+        # dcm2niix notes ``phase=`` in descrip: the direction of phase encoding.
+        cues.append(Cue("phase", {MR: 1.0}, 0.1))
     view = (header.view_position or "").strip().upper()
     if view in _BREAST_VIEWS:
         cues.insert(0, Cue(f"view {view}", {MG: 1.0, US: 0.02}, 0.01))

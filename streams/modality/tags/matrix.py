@@ -58,6 +58,11 @@ _VIDEO_SIZES: Final = frozenset(
     | {(1920, 1080), (1280, 960), (1280, 1024), (960, 720), (708, 460), (636, 434)}
 )
 
+# MNI and Talairach space in voxels of 2 and 1 mm, as SPM, FSL and fMRIPrep write them.
+_BRAIN_GRIDS: Final = frozenset(
+    {(91, 109, 91), (79, 95, 79), (181, 217, 181), (182, 218, 182), (193, 229, 193)}
+)
+
 
 def matrix_opinion(header: HeaderFacts) -> Opinion | None:
     """Weigh the shape and encoding of the pixels of a DICOM header.
@@ -73,6 +78,44 @@ def matrix_opinion(header: HeaderFacts) -> Opinion | None:
         None where the header describes no pixels.
     """
     return weigh(SIGNAL, _cues(header))
+
+
+def volume_opinion(header: HeaderFacts) -> Opinion | None:
+    """Weigh the grid of a volume: its size, its voxels, its points of time.
+
+    Parameters
+    ----------
+    header : HeaderFacts
+        Facts of a NIfTI header.
+
+    Returns
+    -------
+    Opinion or None
+        None where the header describes no grid.
+    """
+    return weigh(SIGNAL, _grid(header))
+
+
+def _grid(header: HeaderFacts) -> Iterator[Cue]:
+    shape, voxel = header.shape, header.voxel_size_mm
+    if len(shape) > 3 and shape[3] > 1:
+        yield Cue(f"{shape[3]} points of time", {MR: 1.0, PT: 0.15, CT: 0.1, US: 0.05}, 0.05)
+    if shape[:2] == (512, 512):
+        yield Cue("slices of 512 x 512", {CT: 1.0, MR: 0.25, PT: 0.03}, 0.05)
+    elif shape[:3] in _BRAIN_GRIDS:
+        yield Cue("the grid of a brain atlas", {MR: 1.0, OTHER: 0.3, PT: 0.2, CT: 0.1}, 0.05)
+    if len(voxel) < 3 or min(voxel) <= 0:
+        return
+    in_plane, largest, smallest = min(voxel[:2]), max(voxel[:3]), min(voxel[:3])
+    text = f"voxels of {smallest:.3g} to {largest:.3g} mm"
+    if in_plane >= 3:
+        yield Cue(text, {MR: 1.0, PT: 1.0, NM: 0.5, CT: 0.05}, 0.03)
+    elif in_plane >= 1.2:
+        yield Cue(text, {MR: 1.0, PT: 0.6, NM: 0.2, CT: 0.2}, 0.03)
+    elif largest < 1.05 * smallest:
+        yield Cue(text, {MR: 1.0, CT: 0.4, OPT: 0.05}, 0.05)
+    else:
+        yield Cue(text, {CT: 1.0, MR: 1.0, PT: 0.05, OPT: 0.05}, 0.05)
 
 
 def _cues(header: HeaderFacts) -> Iterator[Cue]:

@@ -29,8 +29,8 @@ def tag_opinions(header: HeaderFacts, provenance: Provenance) -> tuple[Opinion, 
     header : HeaderFacts
         Facts of a file.
     provenance : Provenance
-        From ``provenance_of``. The header of a picture describes its export, not its machine, and
-        that of a volume holds words alone.
+        From ``provenance_of``. The header of a picture describes its export, not its machine;
+        that of a volume holds a grid and a few words.
 
     Returns
     -------
@@ -40,14 +40,17 @@ def tag_opinions(header: HeaderFacts, provenance: Provenance) -> tuple[Opinion, 
     if provenance == "picture":
         return ()
     if provenance == "volume":
-        heard: tuple[Opinion | None, ...] = (description.description_opinion(header),)
+        heard: tuple[Opinion | None, ...] = (
+            matrix.volume_opinion(header),
+            description.description_opinion(header, provenance),
+        )
     else:
         heard = (
             _modality_opinion(header.modality),
             sop_class.sop_class_opinion(header.sop_class_uid),
             acquisition.acquisition_opinion(header),
             matrix.matrix_opinion(header),
-            description.description_opinion(header),
+            description.description_opinion(header, provenance),
             manufacturer.manufacturer_opinion(header),
         )
     return tuple(opinion for opinion in heard if opinion is not None)
