@@ -275,13 +275,21 @@ class _FileMeta(NamedTuple):
     data_set_offset: int
 
 
+# Zeros read as elements of no length: padding, or a bomb that deflates to a few kilobytes.
+_MOST_ZERO_ELEMENTS = 64
+
+
 def _stop(reader: BoundedReader) -> Callable[[BaseTag, str | None, int], bool]:
+    zeros = 0
+
     def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        nonlocal zeros
+        zeros = zeros + 1 if not tag and not length else 0
         # pydicom looks the character set up as soon as it meets it, and some texts there make it
         # fail. The texts that are wanted are ASCII in every character set.
         if tag == _SPECIFIC_CHARACTER_SET and 0 < length < _UNDEFINED_LENGTH:
             reader.blank_next()
-        return _at_pixels(tag, vr, length)
+        return zeros > _MOST_ZERO_ELEMENTS or _at_pixels(tag, vr, length)
 
     return stop
 

@@ -29,7 +29,7 @@ class Examined:
     faults : tuple of str
         What must not be: an exception that is none of the contract, a broken promise.
     sniff_seconds, render_seconds : float
-        Time of both, the slowest rendering.
+        CPU time of both, the slowest rendering: what else the machine does counts little.
     memory_bytes : int
         Growth of the process at its peak; 0 where the kernel does not tell.
     """
@@ -53,17 +53,17 @@ def examine(job: tuple[bytes, str]) -> Examined:
     data, made_of = job
     faults: list[str] = []
     before = _reset_peak()
-    began = time.perf_counter()
+    began = time.process_time()
     found = _sniffed(data, faults)
-    sniff_seconds = time.perf_counter() - began
+    sniff_seconds = time.process_time() - began
     outcomes = []
     render_seconds = 0.0
     for name in dict.fromkeys((found, made_of)):
         if name in ("", "unknown"):
             continue
-        began = time.perf_counter()
+        began = time.process_time()
         outcomes.append(f"{name}: {_rendered(data, name, faults)}")
-        render_seconds = max(render_seconds, time.perf_counter() - began)
+        render_seconds = max(render_seconds, time.process_time() - began)
     return Examined(
         format=found,
         outcomes=tuple(outcomes),

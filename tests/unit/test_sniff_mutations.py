@@ -15,7 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streams.pixels import DecodedImage, Limits, NoPixels, decode
 from streams.runtime.isolation import Failure, IsolatedPool
+from tests.support import hostile as h
 from tests.support.examination import Examined, examine
 from tests.support.mutations import DICOM, FORMATS, PLAIN, Mutant, mutant, seeds
 
@@ -87,3 +89,14 @@ def test_any_damage_ends_as_an_answer(pool: IsolatedPool, index: int, seed: int)
     (found,) = look(pool, [one])
     assert isinstance(found, Examined), f"{one}: {found}"
     assert not found.faults, f"{one}: {found.faults}"
+
+
+def test_zeros_are_not_read_as_millions_of_elements() -> None:
+    bomb = h.deflate(h.dataset("zeros", tail=bytes(8 << 20)))
+    limits = Limits(max_header_reads=4_000)
+    found = decode(h.part10(bomb, syntax=h.DEFLATED), "dicom", limits=limits)
+    assert found == NoPixels("no-pixel-element")
+    # A little padding is passed.
+    element = h.element(0x7FE00010, "OW", bytes(2 * 64 * 64))
+    padded = h.dataset("padding", tail=bytes(80) + element)
+    assert isinstance(decode(h.part10(padded), "dicom", limits=limits), DecodedImage)
