@@ -25,6 +25,7 @@ from streams.agents.fetching import (
     Tools,
 )
 from streams.agents.ingest_progress import Counts, ProgressStore
+from streams.agents.ingest_roots import record_roots
 from streams.agents.uploads import UploadProvider, upload_store
 from streams.ingest.addresses import AllowList
 from streams.ingest.credentials import Credentials
@@ -391,6 +392,7 @@ def make_ingest(
     limits = limits_of(settings)
     uploads = upload_store(settings.blobs)
     progress = ProgressStore(settings.data_dir.absolute() / "ingest")
+    record_roots(settings.data_dir.absolute(), settings.ingest_roots)
     progress.clear_workspaces()
     progress.sweep(older_than_seconds=_REMEMBERED_SECONDS, now_seconds=clock().timestamp())
     known: Known | None = CurrentVersions(database) if database is not None else None

@@ -25,6 +25,7 @@ from streams.commands.inspect import walk
 
 if TYPE_CHECKING:
     from schemas import UrlRequest
+    from streams.settings import Settings
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -69,6 +70,7 @@ def ingest(
     requested: list[dict[str, str]] = []
     with clear_errors():
         settings = load_settings(data_dir)
+        _require_readable(paths, settings)
         given = {
             "tenant": settings.tenant,
             "dataset_name": name,
@@ -121,7 +123,30 @@ def _print(requested: list[dict[str, str]], count: int, dataset: str, *, has_pat
             f"see `biodatamine datasets show {request['dataset_id']}`"
         )
     if has_paths:
-        console.print(f"{count:,} files requested for dataset {dataset}; see `biodatamine status`")
+        files = "1 file" if count == 1 else f"{count:,} files"
+        console.print(f"{files} requested for dataset {dataset}; see `biodatamine status`")
+
+
+def _require_readable(paths: list[Path], settings: Settings) -> None:
+    """End the command if the worker may not read a path; it would refuse file by file."""
+    from streams.agents.ingest_roots import recorded_roots
+    from streams.ingest.errors import IngestError
+    from streams.ingest.local import resolve_allowed
+
+    roots = recorded_roots(settings.data_dir.absolute())
+    if roots is None:
+        # The worker is on another machine, or was never up: only it knows.
+        return
+    for path in paths:
+        try:
+            resolve_allowed(path.absolute().as_uri(), roots)
+        except IngestError as error:
+            allowed = ", ".join(map(_shown, roots)) or "none"
+            _refuse(
+                error.reason,
+                f"the worker may not read {_shown(path)}, only what lies in: {allowed}. Start it "
+                f"with `up --ingest-root FOLDER`, or with BIODATAMINE_INGEST_ROOTS",
+            )
 
 
 def _described(request: UrlRequest) -> dict[str, str]:
@@ -155,7 +180,7 @@ def _upload(blobs_url: str) -> str:
     return upload_url(blob, "stdin")
 
 
-async def _send(settings: Any, requests: list[UrlRequest]) -> None:
+async def _send(settings: Settings, requests: list[UrlRequest]) -> None:
     from streams.runtime.emitter import Emitter, Outgoing
 
     if not requests:
