@@ -63,7 +63,8 @@ def list_datasets(
     with clear_errors():
         settings = load_settings(data_dir)
         database = ClickHouse(settings.clickhouse_url)
-        columns, rows = database.query_columns(_LIST, {"tenant": tenant or settings.tenant})
+        tenant = tenant or settings.tenant
+        columns, rows = database.query_columns(_LIST, {"tenant": tenant})
     found = [dict(zip(columns, row, strict=True)) for row in rows]
     if as_json:
         print_json(found)
@@ -78,7 +79,8 @@ def list_datasets(
     ]  # fmt: skip
     names = ("dataset", "name", "stage", "files", "analyzed", "failed", "in progress", "refused",
              "modalities", "source")  # fmt: skip
-    console.print(table(f"{len(found)} datasets", names, shown))
+    count = "1 dataset" if len(found) == 1 else f"{len(found):,} datasets"
+    console.print(table(f"{count} of tenant {tenant}", names, shown))
 
 
 @app.command("show")
