@@ -64,6 +64,9 @@ _MG_TYPES: Final = frozenset({"TOMOSYNTHESIS", "STEREO", "TOMO_PROJ", "TOMO_2D",
 _RT_TYPES: Final = frozenset({"PORTAL", "DRR", "SIMULATOR", "BLANK", "FLUENCE"})
 _CT_TYPES: Final = frozenset({"HELIX", "AXIAL_ADD", "CALCIUM", "VIRTUAL_MONO"})
 
+# Patient Position (0018,5100) of those who lie in a machine, PS3.3 C.7.3.1.1.2.
+_LYING: Final = listed("HFP|HFS|HFDR|HFDL|FFDR|FFDL|FFP|FFS")
+
 
 def acquisition_opinion(header: HeaderFacts) -> Opinion | None:
     """Weigh the acquisition parameters of a header.
@@ -171,10 +174,9 @@ def _image_type(values: tuple[str, ...]) -> Iterator[Cue]:
 
 def _tomography(header: HeaderFacts) -> Iterator[Cue]:
     position = (header.patient_position or "").upper()
-    lying = len(position) >= 3 and position.startswith(("HF", "FF"))
-    if lying:
+    if position in _LYING:
         shares = {CT: 1.0, MR: 1.0, PT: 1.0, NM: 0.5, XA: 0.2, RADIOGRAPH: 0.05, OTHER: 0.05}
-        yield Cue(f"patient position {position[:4]}", shares, 0.03)
+        yield Cue(f"patient position {position}", shares, 0.03)
     if header.image_orientation is not None:
         shares = {CT: 1.0, MR: 1.0, PT: 1.0, NM: 0.5, OPT: 0.1, XA: 0.1, MG: 0.03, US: 0.05}
         yield Cue("an orientation in the patient", shares, 0.02)
