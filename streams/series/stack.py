@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -131,29 +131,23 @@ def _by_orientation(axes: _Float64) -> list[tuple[_Float64, list[int]]]:
     """Group orientations [n, 2, 3] that lie within half a degree of the commonest of the group."""
     # Adding zero takes the sign from a negative zero.
     keys = [tuple(row) for row in (np.round(axes.reshape(-1, 6), 4) + 0.0).tolist()]
-    ranked = sorted(Counter(keys).items(), key=lambda item: (-item[1], item[0]))
+    indices_of: dict[tuple[float, ...], list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        indices_of[key].append(index)
     limit = math.cos(math.radians(_SAME_DEGREES))
     leaders = np.empty((0, 2, 3))
-    group_of: dict[tuple[float, ...], int] = {}
-    for key, _ in ranked:
-        pair = np.asarray(key).reshape(2, 3)
+    members: list[list[int]] = []
+    for _, indices in sorted(indices_of.items(), key=lambda item: (-len(item[1]), item[0])):
+        pair = axes[indices[0]]
         # The smaller cosine of the two axes decides.
         likeness = np.einsum("gij,ij->gi", leaders, pair).min(axis=1)
         best = int(np.argmax(likeness)) if len(likeness) else -1
         if best < 0 or (likeness[best] < limit and len(leaders) < _MAX_ORIENTATIONS):
             leaders = np.concatenate([leaders, pair[np.newaxis]])
+            members.append([])
             best = len(leaders) - 1
-        group_of[key] = best
-    members: list[list[int]] = [[] for _ in range(len(leaders))]
-    for index, key in enumerate(keys):
-        members[group_of[key]].append(index)
-    first = {key: index for index, key in reversed(list(enumerate(keys)))}
-    exact = [axes[first[key]] for key, _ in ranked if _leads(key, leaders[group_of[key]])]
-    return list(zip(exact, members, strict=True))
-
-
-def _leads(key: tuple[float, ...], leader: _Float64) -> bool:
-    return key == tuple(leader.reshape(6).tolist())
+        members[best] += indices
+    return [(leader, sorted(found)) for leader, found in zip(leaders, members, strict=True)]
 
 
 def _stack(headers: Sequence[SliceHeader], axes: _Float64) -> Stack:

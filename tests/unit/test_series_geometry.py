@@ -363,6 +363,21 @@ def test_a_removed_slice_is_a_gap_in_any_plane_whatever_the_order(
     assert check_geometry(shuffled) == report
 
 
+@settings(max_examples=40, deadline=None)
+@given(planes(), st.integers(0, 2**32))
+def test_cosines_that_differ_in_their_last_digits_are_one_plane(
+    plane: tuple[float, ...], seed: int
+) -> None:
+    noise = np.random.default_rng(seed).uniform(-5e-5, 5e-5, (20, 6))
+    slices = [
+        replace(s, orientation=tuple((np.array(plane) + more).tolist()))  # type: ignore[arg-type]
+        for s, more in zip(stack(20, orientation=plane, start=(0, 0, 0)), noise, strict=True)
+    ]
+    report = check_geometry(slices)
+    assert (report.kind, report.position_count) == ("stack", 20)
+    assert report.spacing_mm == pytest.approx(2.5, abs=1e-3)
+
+
 HEADERS = st.builds(
     SliceHeader,
     instance_uid=st.sampled_from([f"1.{n}" for n in range(12)]),
