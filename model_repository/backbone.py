@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from model_repository.weights import WeightsError, WeightsFile, find_weights, re
 CPU_CHUNK = 4
 GPU_CHUNK = 64
 _DIGEST_CHARACTERS = 12
+_MAX_STAGES = 7
 _FOLDING_TOLERANCE = 1e-3
 
 
@@ -47,10 +48,29 @@ class BackboneShape:
         Side of the square input in pixels.
     dim
         Length of the embedding.
+    stages_dim
+        Length of the stages' statistics; 0 when the network has no stages that are known.
     """
 
     input_size: int
     dim: int
+    stages_dim: int = 0
+
+
+class Embedded(NamedTuple):
+    """What a backbone makes of images.
+
+    Parameters
+    ----------
+    vectors
+        float32, shape (N, dim); every row has an L2 norm of 1.
+    stages
+        float32, shape (N, stages_dim): means over the picture of every channel of every stage, in
+        order, then the standard deviations likewise.
+    """
+
+    vectors: NDArray[np.float32]
+    stages: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,8 @@ class Backbone:
         Side of the square input in pixels.
     dim
         Length of the embedding.
+    stages_dim
+        Length of the stages' statistics; 0 when the network has none.
     mean, std
         Per channel (red, green, blue), for pixels in 0..1.
     device
@@ -83,6 +105,7 @@ class Backbone:
     version: str
     input_size: int
     dim: int
+    stages_dim: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     device: str
@@ -120,18 +143,43 @@ class Backbone:
         EmbeddingError
             A vector is zero or not finite, so that it has no direction.
         """
+        return self.embed_with_stages(images).vectors
+
+    def embed_with_stages(self, images: NDArray[np.uint8]) -> Embedded:
+        """Embed images and keep what the stages before the last one saw.
+
+        The last layer is made to tell ImageNet's classes apart. Means and standard deviations of
+        the earlier activations over the picture keep its texture (as in Huang and Belongie,
+        Arbitrary style transfer, ICCV 2017), at next to no cost.
+
+        Parameters
+        ----------
+        images
+            As :meth:`embed` takes them.
+
+        Raises
+        ------
+        ValueError, EmbeddingError
+            As :meth:`embed`.
+        """
         self.check(images)
         vectors = np.empty((len(images), self.dim), np.float32)
-        with torch.inference_mode():
+        stages = np.empty((len(images), self.stages_dim), np.float32)
+        with torch.inference_mode(), _Stages(self._network) as seen:
             for start in range(0, len(images), self.chunk):
                 pixels = _as_tensor(images[start : start + self.chunk])
                 features = self._forward(pixels).float().cpu().numpy()
-                vectors[start : start + len(features)] = features
+                rows = slice(start, start + len(features))
+                vectors[rows] = features
+                if self.stages_dim:
+                    stages[rows] = seen.take().cpu().numpy()
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not (np.isfinite(norms).all() and (norms > 0).all()):
             raise EmbeddingError(f"{self.name} gave a vector of length zero or not finite")
+        if not np.isfinite(stages).all():
+            raise EmbeddingError(f"{self.name} gave stages that are not finite")
         vectors /= norms
-        return vectors
+        return Embedded(vectors, stages)
 
     def _forward(self, pixels: Any) -> Any:
         # uint8 NHWC seen as NCHW is what torch calls channels_last: the layout that its CPU
@@ -152,12 +200,14 @@ def describe_backbone(spec: EmbedderSpec) -> BackboneShape:
         network = _create(spec)
         side = _input_size(network, spec)
         try:
-            features = network(torch.empty(1, 3, side, side))
+            with _Stages(network) as seen:
+                features = network(torch.empty(1, 3, side, side))
+                stages_dim = int(seen.take().shape[1]) if seen.parts else 0
         except (AssertionError, RuntimeError) as error:
             raise WeightsError(
                 f"{spec.backbone} does not take image_size={side}: {error}"
             ) from error
-    return BackboneShape(side, int(features.shape[1]))
+    return BackboneShape(side, int(features.shape[1]), stages_dim)
 
 
 def load_backbone(spec: EmbedderSpec) -> Backbone:
@@ -191,6 +241,7 @@ def load_backbone(spec: EmbedderSpec) -> Backbone:
         version=version_of(spec, weights.sha256),
         input_size=shape.input_size,
         dim=shape.dim,
+        stages_dim=shape.stages_dim,
         mean=mean,
         std=std,
         device=str(device),
@@ -200,6 +251,39 @@ def load_backbone(spec: EmbedderSpec) -> Backbone:
         _scale=_per_channel([1 / (255 * s) for s in std], device, dtype),
         _shift=_per_channel([-m / s for m, s in zip(mean, std, strict=True)], device, dtype),
     )
+
+
+class _Stages:
+    """Listens to the stages of a network while it is entered."""
+
+    def __init__(self, network: Any) -> None:
+        blocks = getattr(network, "blocks", None)
+        blocks = list(blocks) if isinstance(blocks, torch.nn.Sequential) else []
+        # Transformers have a dozen blocks that are alike: a few evenly spaced ones tell as much.
+        step = max(1, -(-len(blocks) // _MAX_STAGES))
+        self._blocks = blocks[::-step][::-1]
+        self._handles: list[Any] = []
+        self.parts: list[tuple[Any, Any]] = []
+
+    def __enter__(self) -> _Stages:
+        self._handles = [block.register_forward_hook(self._listen) for block in self._blocks]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def take(self) -> Any:
+        """Return the statistics of the pass that has ended, float32 (N, stages_dim)."""
+        means, deviations = zip(*self.parts, strict=True)
+        self.parts = []
+        return torch.cat([*means, *deviations], dim=1)
+
+    def _listen(self, _block: Any, _inputs: Any, output: Any) -> None:
+        # (N, channels, height, width) of a convolution, (N, tokens, channels) of a transformer.
+        places = (2, 3) if output.ndim == 4 else (1,)
+        deviation, mean = torch.std_mean(output.float(), dim=places, correction=0)
+        self.parts.append((mean, deviation))
 
 
 def version_of(spec: EmbedderSpec, sha256: str) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from model_repository.backbone import Backbone
+from model_repository.backbone import Backbone, Embedded
 
-Outcome = NDArray[np.float32] | Exception
-"""The vectors of one request, or why it has none."""
+Outcome = Embedded | Exception
+"""The vectors and stages of one request, or why it has none."""
 
 
 def embed_requests(backbone: Backbone, requests: Sequence[NDArray[np.uint8]]) -> list[Outcome]:
@@ -29,7 +29,7 @@ def embed_requests(backbone: Backbone, requests: Sequence[NDArray[np.uint8]]) ->
     Returns
     -------
     list
-        Per request, in order: float32 of shape (n, dim), or the exception that it caused.
+        Per request, in order: vectors and stages of its n images, or the exception that it caused.
     """
     outcomes: list[Outcome] = [_fault(backbone, images) or _NOT_RUN for images in requests]
     sound = [index for index, outcome in enumerate(outcomes) if outcome is _NOT_RUN]
@@ -37,14 +37,15 @@ def embed_requests(backbone: Backbone, requests: Sequence[NDArray[np.uint8]]) ->
         return outcomes
     batch = [requests[index] for index in sound]
     try:
-        vectors = backbone.embed(batch[0] if len(batch) == 1 else np.concatenate(batch))
+        found = backbone.embed_with_stages(batch[0] if len(batch) == 1 else np.concatenate(batch))
     except Exception as error:  # noqa: BLE001 - whatever torch raises becomes the answer to a request
         for index, images in zip(sound, batch, strict=True):
             outcomes[index] = error if len(batch) == 1 else _embed_alone(backbone, images)
         return outcomes
     ends = np.cumsum([len(images) for images in batch])
-    for index, part in zip(sound, np.split(vectors, ends[:-1]), strict=True):
-        outcomes[index] = part
+    parts = (np.split(array, ends[:-1]) for array in found)
+    for index, vectors, stages in zip(sound, *parts, strict=True):
+        outcomes[index] = Embedded(vectors, stages)
     return outcomes
 
 
@@ -61,6 +62,6 @@ def _fault(backbone: Backbone, images: NDArray[np.uint8]) -> Exception | None:
 
 def _embed_alone(backbone: Backbone, images: NDArray[np.uint8]) -> Outcome:
     try:
-        return backbone.embed(images)
+        return backbone.embed_with_stages(images)
     except Exception as error:  # noqa: BLE001 - as above
         return error

@@ -71,6 +71,34 @@ def test_vectors_have_length_one_and_do_not_depend_on_their_batch(lite0: Backbon
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+def test_stages_are_means_and_deviations_of_what_each_stage_saw(lite0: Backbone) -> None:
+    images = noise(5, 224, seed=3)
+    seen = []
+    handles = [
+        block.register_forward_hook(lambda _block, _inputs, output: seen.append(output))
+        for block in lite0._network.blocks
+    ]
+    found = lite0.embed_with_stages(images[:2])
+    for handle in handles:
+        handle.remove()
+    assert [len(output[0]) for output in seen] == [16, 24, 40, 80, 112, 192, 320]
+    assert found.stages.shape == (2, lite0.stages_dim) == (2, 2 * 784)
+    assert describe_backbone(EmbedderSpec()).stages_dim == lite0.stages_dim
+    flat = [output.flatten(2).numpy() for output in seen]
+    expected = np.concatenate([a.mean(2) for a in flat] + [a.std(2) for a in flat], axis=1)
+    np.testing.assert_allclose(found.stages, expected, atol=1e-4)
+    np.testing.assert_array_equal(found.vectors, lite0.embed(images[:2]))
+    assert lite0.embed_with_stages(images).stages.shape == (5, 2 * 784)
+    assert not any(block._forward_hooks for block in lite0._network.blocks)
+
+
+def test_a_transformer_has_stages_too(tiny: Backbone) -> None:
+    found = tiny.embed_with_stages(noise(2, tiny.input_size))
+    assert found.stages.shape == (2, tiny.stages_dim)
+    assert tiny.stages_dim % (2 * tiny.dim) == 0
+    assert 0 < tiny.stages_dim <= 2 * 7 * tiny.dim
+
+
 def test_folding_and_layout_leave_the_network_what_it_was(lite0: Backbone) -> None:
     """The plain timm network with the packaged weights is the reference."""
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
@@ -188,7 +216,9 @@ def test_requests_share_a_pass_and_are_split_again(tiny: Backbone) -> None:
     outcomes = embed_requests(tiny, requests)
     for images, outcome in zip(requests, outcomes, strict=True):
         assert not isinstance(outcome, Exception)
-        np.testing.assert_allclose(outcome, tiny.embed(images), atol=1e-5)
+        expected = tiny.embed_with_stages(images)
+        np.testing.assert_allclose(outcome.stages, expected.stages, atol=1e-4)
+        np.testing.assert_allclose(outcome.vectors, tiny.embed(images), atol=1e-5)
 
 
 def test_a_faulty_request_fails_alone(tiny: Backbone) -> None:
@@ -197,7 +227,8 @@ def test_a_faulty_request_fails_alone(tiny: Backbone) -> None:
     assert isinstance(outcomes[1], ValueError)
     assert isinstance(outcomes[3], ValueError)
     for outcome in (outcomes[0], outcomes[2]):
-        np.testing.assert_allclose(outcome, tiny.embed(good), atol=1e-5)
+        assert not isinstance(outcome, Exception)
+        np.testing.assert_allclose(outcome.vectors, tiny.embed(good), atol=1e-5)
     assert embed_requests(tiny, []) == []
     assert all(isinstance(o, ValueError) for o in embed_requests(tiny, [noise(1, 9)]))
 
@@ -209,6 +240,7 @@ def test_a_pass_that_fails_is_repeated_per_request(tiny: Backbone) -> None:
         def __init__(self, network: torch.nn.Module) -> None:
             super().__init__()
             self.network = network
+            self.blocks = network.blocks
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             dark = pixels.amax(dim=(1, 2, 3), keepdim=True)[:, :, 0, 0] <= pixels.new_tensor(-1.0)
@@ -219,5 +251,6 @@ def test_a_pass_that_fails_is_repeated_per_request(tiny: Backbone) -> None:
     outcomes = embed_requests(backbone, [good, np.zeros_like(good), good])
     assert isinstance(outcomes[1], EmbeddingError)
     for outcome in (outcomes[0], outcomes[2]):
-        np.testing.assert_allclose(outcome, tiny.embed(good), atol=1e-5)
+        assert not isinstance(outcome, Exception)
+        np.testing.assert_allclose(outcome.vectors, tiny.embed(good), atol=1e-5)
     assert isinstance(embed_requests(backbone, [np.zeros_like(good)])[0], EmbeddingError)

@@ -36,7 +36,7 @@ def _parameters(config: dict) -> dict[str, str]:
 
 
 class TritonPythonModel:
-    """The model ``embedder``: IMAGE in, EMBEDDING and MODEL_VERSION out."""
+    """The model ``embedder``: IMAGE in, EMBEDDING, STAGES and MODEL_VERSION out."""
 
     @staticmethod
     def auto_complete_config(auto_complete_model_config):
@@ -53,6 +53,10 @@ class TritonPythonModel:
         auto_complete_model_config.add_output(
             {"name": "EMBEDDING", "data_type": "TYPE_FP32", "dims": [shape.dim]}
         )
+        if shape.stages_dim:
+            auto_complete_model_config.add_output(
+                {"name": "STAGES", "data_type": "TYPE_FP32", "dims": [shape.stages_dim]}
+            )
         auto_complete_model_config.add_output(
             {"name": "MODEL_VERSION", "data_type": "TYPE_STRING", "dims": [1]}
         )
@@ -88,10 +92,13 @@ class TritonPythonModel:
         if isinstance(outcome, Exception):
             error = pb_utils.TritonError(f"{type(outcome).__name__}: {outcome}")
             return pb_utils.InferenceResponse(output_tensors=[], error=error)
-        version = np.full((len(outcome), 1), self.backbone.version.encode(), dtype=np.object_)
-        return pb_utils.InferenceResponse(
-            output_tensors=[
-                pb_utils.Tensor("EMBEDDING", np.ascontiguousarray(outcome)),
-                pb_utils.Tensor("MODEL_VERSION", version),
-            ]
-        )
+        version = self.backbone.version.encode()
+        tensors = [
+            pb_utils.Tensor("EMBEDDING", np.ascontiguousarray(outcome.vectors)),
+            pb_utils.Tensor(
+                "MODEL_VERSION", np.full((len(outcome.vectors), 1), version, dtype=np.object_)
+            ),
+        ]
+        if self.backbone.stages_dim:
+            tensors.append(pb_utils.Tensor("STAGES", np.ascontiguousarray(outcome.stages)))
+        return pb_utils.InferenceResponse(output_tensors=tensors)
