@@ -14,7 +14,7 @@ from streams.ingest.credentials import Credential, Credentials, require_no_secre
 from streams.ingest.errors import IngestError, SourceAwayError
 from streams.ingest.http import HttpSource
 from streams.ingest.sources import Asked, Entry
-from streams.ingest.web import Web, retry_after_seconds
+from streams.ingest.web import Web, page_path, retry_after_seconds
 
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}")
 _REPOSITORY = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -53,13 +53,7 @@ class GitHubProvider:
 
     def serves(self, url: str) -> bool:
         """Whether it is a page of a repository or an asset of a release, not any other file."""
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            return False
-        if parts.scheme != "https" or (parts.hostname or "").removeprefix("www.") != self._site:
-            return False
-        path = [part for part in parts.path.split("/") if part]
+        path = page_path(url, self._site) or []
         return len(path) == 2 or (len(path) > 3 and path[2] in ("tree", "releases", "commit"))
 
     def entries(self, asked: Asked) -> Iterator[Entry]:

@@ -17,7 +17,7 @@ from streams.ingest.credentials import Credential, Credentials, require_no_secre
 from streams.ingest.errors import IngestError
 from streams.ingest.http import HttpSource
 from streams.ingest.sources import Asked, Entry
-from streams.ingest.web import Web
+from streams.ingest.web import Web, page_path
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,100}")
 _HINTS = {
@@ -61,13 +61,8 @@ class KaggleProvider:
 
     def serves(self, url: str) -> bool:
         """Whether it is a page of a dataset or competition."""
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            return False
-        if parts.scheme != "https" or (parts.hostname or "").removeprefix("www.") != self._site:
-            return False
-        return parts.path.startswith(("/datasets/", "/competitions/", "/c/"))
+        path = page_path(url, self._site) or []
+        return bool(path) and path[0] in ("datasets", "competitions", "c")
 
     def entries(self, asked: Asked) -> Iterator[Entry]:
         """Give the archive of all files."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpcore
 import httpx
@@ -202,6 +203,17 @@ def _required(place: httpx.URL) -> httpx.URL:
         raise IngestError("bad-url", "the URL is too long")
     require_plain_host(place.raw_host.decode("ascii", "replace").strip("[]"))
     return place.copy_with(fragment=None)
+
+
+def page_path(url: str, site: str) -> list[str] | None:
+    """Split the path of an https page of a site, with or without ``www.``; None for another URL."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    if parts.scheme != "https" or (parts.hostname or "").removeprefix("www.") != site:
+        return None
+    return [part for part in parts.path.split("/") if part]
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
