@@ -140,7 +140,7 @@ _SEVERAL: Final[Mapping[str, tuple[Shares, float]]] = {
     "bt": ({CT: 1.0}, 0.5),
     "tc": ({CT: 1.0, NM: 0.3}, 0.1),
     "hu": ({CT: 1.0}, 0.2),
-    "rm": ({MR: 1.0}, 0.15),
+    "rm": ({MR: 1.0}, 0.3),
     "ivus": ({US: 1.0}, _CLEAR),
     "t1": ({MR: 1.0}, _FAIR),
     "t2": ({MR: 1.0}, _FAIR),

@@ -127,7 +127,7 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
     _pattern(
         "window and level",
         rf"W(?:W|L|IN)?{_NUMBER}+ ?[,/ ]{{0,2}}(?:L|C|WL){_NUMBER}|C ?-?[0-9]+,? ?W ?[0-9]+|"
-        r"W ?[:/] ?[0-9]{2,}|WW ?[:=]? ?[0-9]{2,}",
+        r"W ?[:/=] ?[0-9]{2,}|WW ?[:=]? ?[0-9]{2,}",
         {CT: 1.0, MR: 0.8, RADIOGRAPH: 0.3, PT: 0.3, NM: 0.2, MG: 0.2, XA: 0.2},
         0.05,
     ),
@@ -166,6 +166,15 @@ PATTERNS: Final[tuple[Pattern, ...]] = (
         {CT: 1.0, MR: 1.0, PT: 0.4, NM: 0.2, US: 0.2, XA: 0.2, RADIOGRAPH: 0.2, OPT: 0.1},
         0.1,
     ),
+    _pattern(
+        "a slice's place and thickness",
+        r"THK|THICK(?:NESS)?[ :]{0,2}[0-9]|SLICE LOC|LOC(?:ATION)?[ :]{1,2}-?[0-9]|"
+        r"T ?[:=] ?[0-9.]+ ?MM",
+        {CT: 1.0, MR: 1.0, PT: 0.3, NM: 0.2},
+        0.1,
+    ),
+    _pattern("CT", r"^CT$", {CT: 1.0, PT: 0.1, NM: 0.05}, 0.05),
+    _pattern("MR", r"^MRI?$", {MR: 1.0}, 0.05),
     # Nuclear medicine
     _pattern("SUV", r"SUV(?:BW|MAX)?|BQ/ML|FDG", {PT: 1.0, OTHER: 0.05, NM: 0.05}, 0.02),
     _pattern(
