@@ -262,7 +262,7 @@ class PixelHead:
         probabilities = softmax(log_likelihoods)
         order = np.argsort(-probabilities)
         shown = [
-            f"{FAMILIES[place]} ({probabilities[place]:.2f})"
+            f"{FAMILIES[place]} ({min(0.99, float(probabilities[place])):.2f})"
             for rank, place in enumerate(order[:3])
             if rank == 0 or probabilities[place] >= _SHOWN
         ]

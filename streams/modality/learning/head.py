@@ -26,6 +26,7 @@ from streams.modality.head import (
     Novelty,
     PixelHead,
     expert_inputs,
+    restrained,
 )
 from streams.modality.labels import FAMILIES
 from streams.modality.opinion import softmax
@@ -97,6 +98,10 @@ class TrainingImages:
         str ``[N]``: where each comes from; folds never split one.
     originals
         int64 ``[N]``: the row that a copy was made of; an original's own row for itself.
+    counted
+        bool ``[N]``: pictures of patients, or photographs, as they occur. Generated pictures,
+        test patterns and noise are learned from, but neither calibrated on nor counted as a source
+        of their family. All are when it is None.
     """
 
     stages: Float32Array = field(repr=False)
@@ -104,6 +109,7 @@ class TrainingImages:
     families: IntArray = field(repr=False)
     sources: NDArray[np.str_] = field(repr=False)
     originals: IntArray = field(repr=False)
+    counted: BoolArray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together."""
@@ -115,12 +121,18 @@ class TrainingImages:
             raise ValueError("there must be images, and originals must be rows of them")
         if (self.families < 0).any() or (self.families >= len(FAMILIES)).any():
             raise ValueError("families must be places in FAMILIES")
+        if self.counted is not None and len(self.counted) != count:
+            raise ValueError("counted differs in length")
         if (self.sources[self.originals] != self.sources).any():
             raise ValueError("a copy must be of its original's source")
 
     def rows(self) -> IntArray:
         """Return the rows of the originals."""
         return np.flatnonzero(self.originals == np.arange(len(self.originals)))
+
+    def counts(self) -> BoolArray:
+        """Return which rows are counted, bool ``[N]``."""
+        return np.ones(len(self.families), np.bool_) if self.counted is None else self.counted
 
 
 @dataclass(frozen=True)
@@ -172,7 +184,8 @@ def fit(
     unseen = _unseen_scores(data, folds, seed)
     temperatures, calibrations = _calibrate(data, unseen)
     head = _fit_uncalibrated(data, np.ones(len(data.families), np.bool_), embedder_version)
-    quantiles = np.quantile(unseen.distances, np.linspace(0, 1, _QUANTILES))
+    judged = _judged(data, unseen.rows)
+    quantiles = np.quantile(unseen.distances[judged], np.linspace(0, 1, _QUANTILES))
     head = replace(
         head,
         pixels=tuple(
@@ -199,12 +212,14 @@ def out_of_fold(data: TrainingImages, *, folds: int = DEFAULT_FOLDS, seed: int =
     unseen = _unseen_scores(data, folds, seed)
     temperatures, calibrations = _calibrate(data, unseen)
     blended = (unseen.experts / np.asarray(temperatures)[:, np.newaxis]).mean(axis=1)
-    order = np.argsort(np.argsort(unseen.distances, kind="stable"), kind="stable")
+    known = _known(data)
+    judged = _judged(data, unseen.rows)
+    quantiles = np.quantile(unseen.distances[judged], np.linspace(0, 1, _QUANTILES))
     return OutOfFold(
         rows=unseen.rows,
-        pixels=calibrations[PIXELS].log_likelihoods(blended),
-        heuristics=calibrations[HEURISTICS].log_likelihoods(unseen.heuristics),
-        novelty=order / len(order),
+        pixels=restrained(calibrations[PIXELS].log_likelihoods(blended), known),
+        heuristics=restrained(calibrations[HEURISTICS].log_likelihoods(unseen.heuristics), known),
+        novelty=np.searchsorted(quantiles, unseen.distances, side="left") / _QUANTILES,
     )
 
 
@@ -387,7 +402,7 @@ def _fit_uncalibrated(data: TrainingImages, chosen: BoolArray, version: str) -> 
         pixels=tuple(fit_expert(data, chosen, recipe) for recipe in _recipes(data)),
         heuristics=fit_expert(data, chosen, HEURISTICS_RECIPE),
         calibrations={},
-        known=_known(data, chosen),
+        known=_known(data),
         novelty_model=_fit_novelty(data, chosen),
     )
 
@@ -396,9 +411,10 @@ def _recipes(data: TrainingImages) -> Sequence[Recipe]:
     return [recipe for recipe in RECIPES if max(recipe.views) < data.stages.shape[1]]
 
 
-def _known(data: TrainingImages, chosen: BoolArray) -> BoolArray:
+def _known(data: TrainingImages) -> BoolArray:
+    counted = data.counts()
     sources = [
-        len(np.unique(data.sources[chosen & (data.families == family)]))
+        len(np.unique(data.sources[counted & (data.families == family)]))
         for family in range(len(FAMILIES))
     ]
     return np.array(sources) >= _MIN_SOURCES
@@ -425,17 +441,25 @@ def _unseen_scores(data: TrainingImages, folds: int, seed: int) -> _Unseen:
 
 
 def _calibrate(data: TrainingImages, unseen: _Unseen) -> tuple[list[float], dict[str, Calibration]]:
-    families = data.families[unseen.rows]
+    judged = _judged(data, unseen.rows)
+    families = data.families[unseen.rows[judged]]
     # Every picture counts once here: a confidence is about pictures.
     temperatures = [
-        _best_calibration(unseen.experts[:, place], families).temperature
+        _best_calibration(unseen.experts[judged, place], families).temperature
         for place in range(unseen.experts.shape[1])
     ]
-    blended = (unseen.experts / np.asarray(temperatures)[:, np.newaxis]).mean(axis=1)
+    blended = (unseen.experts[judged] / np.asarray(temperatures)[:, np.newaxis]).mean(axis=1)
     return temperatures, {
         PIXELS: _best_calibration(blended, families),
-        HEURISTICS: _best_calibration(unseen.heuristics, families),
+        HEURISTICS: _best_calibration(unseen.heuristics[judged], families),
     }
+
+
+def _judged(data: TrainingImages, rows: IntArray) -> BoolArray:
+    """Tell which originals confidence is measured on: counted ones of known families."""
+    judged = data.counts()[rows] & _known(data)[data.families[rows]]
+    # Without a family of several sources there is nothing better than all.
+    return judged if judged.any() else np.ones(len(rows), np.bool_)
 
 
 def _best_calibration(scores: Float64Array, families: IntArray) -> Calibration:
