@@ -10,7 +10,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Dict, Tuple, Union  # noqa: UP035 - recursive aliases are evaluated at run time
 
-from streams.sniff.dicom.encoding import LONG_VRS, UNDEFINED_LENGTH, Encoding
+from streams.sniff.dicom.encoding import LONG_VRS, SHORT_VRS, UNDEFINED_LENGTH, Encoding
 from streams.sniff.report import Report
 from streams.sniff.result import SniffLimits
 from streams.sniff.window import LimitReachedError, Window
@@ -118,24 +118,30 @@ class Walker:
         data, base = window.data, window.base
         explicit_head, implicit_head, long = self._explicit_head, self._implicit_head, self._long
         most, value_limit = self._limits.elements, self._limits.value_bytes
-        long_vrs = LONG_VRS
+        long_vrs, short_vrs, get_wanted = LONG_VRS, SHORT_VRS, tree.get
+        # Copies of attributes, taken again after all that may change them. Where an element's head
+        # can begin for all of it to be in the window; elements counted here and nowhere else yet.
+        last, size, count = len(data) - 12, window.size, self._count
         while pos < end:
-            self._count += 1
-            if self._count > most:
+            count += 1
+            if count > most:
                 raise self._too_many()
             i = pos - base
-            if i < 0 or i + 12 > len(data):
+            if i < 0 or i > last:
                 window.load(pos, 12)
-                data, base = window.data, window.base
+                data, base, size = window.data, window.base, window.size
+                last = len(data) - 12
                 i = 0
                 if len(data) < 8:
                     if any(data):
                         raise self._overrun("the file ends inside an element's head")
-                    return pos
+                    break
             if explicit:
                 group, element, vr, length = explicit_head(data, i)
-                if vr in long_vrs:
-                    if len(data) - i < 12:
+                if vr in short_vrs:
+                    value = pos + 8
+                elif vr in long_vrs:
+                    if i > last:
                         raise self._overrun("the file ends inside an element's head")
                     length = long(data, i + 8)[0]
                     value = pos + 12
@@ -153,19 +159,22 @@ class Walker:
             tag = (group << 16) | element
             if tag >= stop_tag:
                 if tag == _ITEM_DELIMITER and depth:
-                    return value
+                    pos = value
+                    break
                 if self._ends_at(tag, value, length, stop_tag, depth):
-                    return pos
-            wanted = tree.get(tag)
+                    break
+            wanted = get_wanted(tag)
             if length == UNDEFINED_LENGTH:
+                self._count = count
                 pos = self._sequence(
                     tag, vr, value, length=length, explicit=explicit, wanted=wanted, depth=depth
                 )
-                data, base = window.data, window.base
+                data, base, size = window.data, window.base, window.size
+                last, count = len(data) - 12, self._count
                 continue
             pos = value + length
-            if pos > window.size:
-                left = max(window.size - value, 0)
+            if pos > size:
+                left = max(size - value, 0)
                 raise self._overrun(f"{_named(tag)} claims {length} bytes, {left} are left")
             if wanted is not None:
                 if type(wanted) is str:
@@ -176,18 +185,22 @@ class Walker:
                         raw = data[j : j + length]
                         if len(raw) < length:
                             raw = window.take(value, length)
-                            data, base = window.data, window.base
+                            data, base, size = window.data, window.base, window.size
+                            last = len(data) - 12
                             if len(raw) < length:
                                 raise self._overrun(f"the file ends inside {_named(tag)}")
                         self.found[wanted] = (vr, raw)
                 elif length:
+                    self._count = count
                     self._sequence(
                         tag, vr, value, length=length, explicit=explicit, wanted=wanted, depth=depth
                     )
-                    data, base = window.data, window.base
+                    data, base, size = window.data, window.base, window.size
+                    last, count = len(data) - 12, self._count
             elif not tag and not length and not depth:
                 # Zeros after the data set: padding to a block.
-                return pos
+                break
+        self._count = count
         return pos
 
     def _ends_at(self, tag: int, value: int, length: int, stop_tag: int, depth: int) -> bool:
