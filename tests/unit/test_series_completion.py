@@ -215,6 +215,22 @@ def test_the_slowest_source_holds_the_others_back() -> None:
     assert min(machine.clocks.values(), key=lambda clock: clock or 0) == 990 * SECOND
 
 
+def test_a_stamp_at_the_watermark_waits_for_company() -> None:
+    machine = SeriesCompletion(["0", "1"], SETTINGS)
+    here = [arrival(n, 10, expected_count=2) for n in (2, 3)]
+    assert machine.feed([*here, tick(1000), tick(20, "1")]) == []
+    assert machine.watermark_us == 10 * SECOND
+    first, second = versions(
+        machine.feed([arrival(1, 10, source="1", expected_count=2), tick(1000, "1")])
+    )
+    # The first two by name, whichever log was read first.
+    members = Members()
+    for one in (arrival(1, 10), arrival(2, 10)):
+        members.add(one.instance_uid, one.image_id)
+    assert first.set_hash == members.set_hash
+    assert (first.reason, second.reason) == ("expected-count", "idle")
+
+
 def test_a_source_that_nobody_named_is_refused() -> None:
     with pytest.raises(ValueError, match="'7' is not one of those"):
         run([tick(1, "7")])
@@ -394,6 +410,20 @@ def test_memory_is_bounded_in_series_and_what_is_put_away_early_is_not_lost() ->
     assert most <= 6
 
 
+def test_what_was_touched_at_this_very_stamp_is_not_put_away_with_part_of_it() -> None:
+    setup = replace(SETTINGS, max_series=1)
+    other = KEY._replace(series_uid="1.2.4")
+    pair = [arrival(n, 10, key=key, expected_count=2) for key in (KEY, other) for n in (1, 2)]
+    records = [*pair, arrival(1, 50, key=other._replace(series_uid="1.2.5")), tick(500)]
+    store = Store()
+    machine = SeriesCompletion(["0"], setup, store.recall)
+    live = machine.feed(records)
+    store.keep(live)
+    assert len(versions(live)) == 3
+    assert sum(len(rows) for rows in store.rows.values()) >= 2
+    assert SeriesCompletion(["0"], setup, store.recall).feed(records) == live
+
+
 def test_a_state_of_another_format_is_refused() -> None:
     machine = SeriesCompletion(["0"], SETTINGS)
     with pytest.raises(ValueError, match="replay the topic"):
@@ -504,9 +534,10 @@ def replay(
     setup: CompletionSettings,
     *,
     restart_chance: float = 0.3,
+    store: Store | None = None,
 ) -> list[Output]:
     """Read the logs in some interleaving and batches, with restarts from the written state."""
-    store = Store()
+    store = store or Store()
     machine = SeriesCompletion(sorted(logs), setup, store.recall)
     mixed = interleave(logs, chance)
     outputs: list[Output] = []
@@ -530,12 +561,15 @@ def replay(
     logs_of(),
     st.lists(st.integers(0, 2**32), min_size=2, max_size=3, unique=True),
     st.sampled_from([0.02, 0.05, 24.0]),
+    st.sampled_from([1, 100]),
 )
 def test_a_replay_says_the_same_in_the_same_order(
-    logs: dict[str, list[Record]], seeds: Sequence[int], retain_hours: float
+    logs: dict[str, list[Record]], seeds: Sequence[int], retain_hours: float, max_series: int
 ) -> None:
-    setup = replace(SETTINGS, retain_hours=retain_hours)
-    runs = [replay(logs, random.Random(seed), setup) for seed in seeds]
+    setup = replace(SETTINGS, retain_hours=retain_hours, max_series=max_series)
+    # The later runs find in the store what the earlier ones put there.
+    store = Store()
+    runs = [replay(logs, random.Random(seed), setup, store=store) for seed in seeds]
     assert all(outputs == runs[0] for outputs in runs)
     at = [output.at_us for output in runs[0]]
     assert at == sorted(at)
