@@ -1,8 +1,9 @@
 """The released pixel head: what a network's activations and the measures say of the modality.
 
 Inference only, in plain numpy: each expert is one linear map of standardised inputs, the signal is
-the mean of its experts' scores, and calibration is a temperature and a share of doubt, learned on
-sources that the experts had not seen. How it is fitted: :mod:`streams.modality.learning.head`.
+the mean of its experts' probabilities (a mixture doubts where they disagree; a mean of scores would
+let the loudest win), and calibration is a temperature and a share of doubt, learned on sources that
+the experts had not seen. How it is fitted: :mod:`streams.modality.learning.head`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _CLIP: Final = 5.0
 _MAX_FILE_BYTES: Final = 64 << 20
 _MAX_DESCRIPTION_CHARS: Final = 1 << 16
 _SHOWN: Final = 0.03
+_LEAST: Final = 1e-6
 
 
 class PixelHeadError(Exception):
@@ -94,7 +96,7 @@ class Calibration:
     Parameters
     ----------
     temperature
-        What the mean of the experts' scores is divided by.
+        What the mixed scores are divided by.
     doubt
         Share that is spread over all families whatever the scores.
     offsets
@@ -248,7 +250,7 @@ class PixelHead:
 
     def pixels_log_likelihoods(self, stages: Float32Array, features: Float32Array) -> Float64Array:
         """Return calibrated log-likelihoods ``[N, len(FAMILIES)]`` of ``[N, V, S]``, ``[N, F]``."""
-        scores = mean_scores(self.pixels, stages, features)
+        scores = mixed_scores(self.pixels, stages, features)
         calibrated = self.calibrations[PIXELS].log_likelihoods(scores)
         return restrained(calibrated, self.known)
 
@@ -351,11 +353,16 @@ def expert_inputs(
     return joined.astype(np.float32, copy=False)
 
 
-def mean_scores(
+def mixed_scores(
     experts: Sequence[Expert], stages: Float32Array | None, features: Float32Array
 ) -> Float64Array:
-    """Average the experts' scores, ``[N, len(FAMILIES)]``."""
-    return np.asarray(np.mean([expert.scores(stages, features) for expert in experts], axis=0))
+    """Mix what experts say, ``[N, len(FAMILIES)]``: the logarithm of their mean probabilities."""
+    return mixture(np.stack([expert.scores(stages, features) for expert in experts], axis=1))
+
+
+def mixture(scores: Float64Array) -> Float64Array:
+    """Mix calibrated scores ``[N, E, len(FAMILIES)]`` of E experts."""
+    return np.asarray(np.log(softmax(scores).mean(axis=1) + _LEAST))
 
 
 def restrained(log_likelihoods: Float64Array, known: NDArray[np.bool_]) -> Float64Array:

@@ -26,6 +26,7 @@ from streams.modality.head import (
     Novelty,
     PixelHead,
     expert_inputs,
+    mixture,
     restrained,
 )
 from streams.modality.labels import FAMILIES
@@ -76,8 +77,9 @@ class Recipe:
 
 
 RECIPES: Final[tuple[Recipe, ...]] = (
-    Recipe((0,), True),
-    Recipe((1,), True),
+    Recipe((0,), False),
+    Recipe((1,), False),
+    Recipe((), True),
 )
 HEURISTICS_RECIPE: Final = Recipe((), True)
 
@@ -211,7 +213,7 @@ def out_of_fold(data: TrainingImages, *, folds: int = DEFAULT_FOLDS, seed: int =
     """
     unseen = _unseen_scores(data, folds, seed)
     temperatures, calibrations = _calibrate(data, unseen)
-    blended = (unseen.experts / np.asarray(temperatures)[:, np.newaxis]).mean(axis=1)
+    blended = mixture(unseen.experts / np.asarray(temperatures)[:, np.newaxis])
     known = _known(data)
     judged = _judged(data, unseen.rows)
     quantiles = np.quantile(unseen.distances[judged], np.linspace(0, 1, _QUANTILES))
@@ -408,7 +410,7 @@ def _fit_uncalibrated(data: TrainingImages, chosen: BoolArray, version: str) -> 
 
 
 def _recipes(data: TrainingImages) -> Sequence[Recipe]:
-    return [recipe for recipe in RECIPES if max(recipe.views) < data.stages.shape[1]]
+    return [recipe for recipe in RECIPES if max(recipe.views, default=0) < data.stages.shape[1]]
 
 
 def _known(data: TrainingImages) -> BoolArray:
@@ -448,7 +450,7 @@ def _calibrate(data: TrainingImages, unseen: _Unseen) -> tuple[list[float], dict
         _best_calibration(unseen.experts[judged, place], families).temperature
         for place in range(unseen.experts.shape[1])
     ]
-    blended = (unseen.experts[judged] / np.asarray(temperatures)[:, np.newaxis]).mean(axis=1)
+    blended = mixture(unseen.experts[judged] / np.asarray(temperatures)[:, np.newaxis])
     return temperatures, {
         PIXELS: _best_calibration(blended, families),
         HEURISTICS: _best_calibration(unseen.heuristics[judged], families),
