@@ -15,6 +15,7 @@ from streams.commands import (
     ingest,
     inspect,
     look,
+    modality,
     send,
     servers,
 )
@@ -35,6 +36,7 @@ app.command("migrate", rich_help_panel="Run")(servers.migrate)
 app.command("send", rich_help_panel="Send")(send.send)
 app.command("ingest", rich_help_panel="Send")(ingest.ingest)
 app.command("inspect", rich_help_panel="Look")(inspect.inspect)
+app.add_typer(modality.app, name="modality", rich_help_panel="Look")
 app.add_typer(datasets.app, name="datasets", rich_help_panel="Look")
 app.command("status", rich_help_panel="Look")(look.status)
 app.command("query", rich_help_panel="Look")(look.query)

@@ -62,6 +62,13 @@ class Settings(BaseSettings):
     )
     triton_url: str = Field(default="127.0.0.1:8001", description="Triton's gRPC host:port")
     embedder_model: str = Field(default="embedder", description="Triton model that embeds images")
+    modality_model: Path | None = Field(
+        default=None,
+        description="folder made by `modality train`; the released model by default",
+    )
+    read_text: bool = Field(
+        default=True, description="read burnt-in text, where the extra `ocr` is installed"
+    )
     patient_hash_key: SecretStr = Field(
         default=SecretStr(""),
         description="secret of the patient pseudonyms; empty makes one in DATA_DIR/secrets",

@@ -1,8 +1,9 @@
-"""What the analyze stage asks of the embedder: a view size, vectors, or the reason for none."""
+"""What the analyze stage asks of the embedder: a view size, what it sees, or why nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -16,6 +17,22 @@ from streams.runtime.clock import Clock
 from streams.runtime.retry import ServiceFaultError
 
 _ASK_AGAIN = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the embedder made of one file's views.
+
+    Parameters
+    ----------
+    embedding : Embedding
+        Of the first view, the whole slice.
+    stages : ndarray or None
+        float32 ``[V, S]``: activations of the stages for each view, where the model gives them.
+    """
+
+    embedding: Embedding
+    stages: NDArray[np.float32] | None = field(repr=False)
 
 
 class EmbedderPort:
@@ -56,8 +73,8 @@ class EmbedderPort:
             self._asked_at = self._clock()
         return self._state
 
-    async def embed(self, views: Sequence[NDArray[np.uint8]]) -> list[Embedding | AbsentModel]:
-        """Embed views, each uint8 (S, S, 3) with S of ``state``.
+    async def look(self, files: Sequence[NDArray[np.uint8]]) -> list[Seen | AbsentModel]:
+        """Embed the views of files, each uint8 (V, S, S, 3) with V >= 1 and S of ``state``.
 
         Raises
         ------
@@ -65,23 +82,30 @@ class EmbedderPort:
             If Triton cannot answer now, or the model was replaced by one of another size.
         """
         state = await self.state()
-        if not views:
+        if not files:
             return []
         if isinstance(state, Absent):
-            return [_absent(state)] * len(views)
+            return [_absent(state)] * len(files)
         try:
-            result = await self._embedder.embed(np.stack(views))
+            result = await self._embedder.embed(np.concatenate(files))
         except ModelAbsent as error:
             self._state, self._asked_at = Absent(error.model, error.reason), self._clock()
-            return [_absent(self._state)] * len(views)
+            return [_absent(self._state)] * len(files)
         except (ServiceUnavailable, BadOutput, BadInput) as error:
             # The views have the size that the model asked for: a refusal means that it changed.
             self._state = None
             raise ServiceFaultError("triton", str(error)) from error
-        return [
-            Embedding.from_array(vector, model=result.model, model_version=result.version)
-            for vector in result.vectors
-        ]
+        seen: list[Seen | AbsentModel] = []
+        start = 0
+        for views in files:
+            vector, end = result.vectors[start], start + len(views)
+            embedding = Embedding.from_array(
+                vector, model=result.model, model_version=result.version
+            )
+            stages = None if result.stages is None else result.stages[start:end]
+            seen.append(Seen(embedding, stages))
+            start = end
+        return seen
 
 
 def _absent(state: Absent) -> AbsentModel:

@@ -10,6 +10,7 @@ from typing import Any
 from streams.agents import analyze, ingest, sniff, store
 from streams.agents.embedding import EmbedderPort
 from streams.inference.triton import Embedder
+from streams.modality.model import RELEASED, ModalityModel
 from streams.runtime.clock import Clock
 from streams.runtime.emitter import Emitter
 from streams.runtime.isolation import IsolatedPool
@@ -64,7 +65,7 @@ def _sniff(context: Context) -> Stage[Any]:
 def _analyze(context: Context) -> Stage[Any]:
     settings = context.settings
     pool = IsolatedPool(
-        analyze.render_job,
+        analyze.look_job,
         processes=settings.decode_processes,
         timeout_seconds=settings.decode_timeout_seconds,
         memory_bytes=settings.decode_memory_bytes,
@@ -75,7 +76,16 @@ def _analyze(context: Context) -> Stage[Any]:
     port = EmbedderPort(embedder, context.clock)
     # A place of their own: a received file with the bytes of a thumbnail must still be fsynced.
     thumbnails = BlobStore(f"{settings.blobs.rstrip('/')}/thumbnails", fsync=False)
-    return analyze.analyze_stage(context.blobs, thumbnails, pool, port, context.clock)
+    model = ModalityModel.load(settings.modality_model or RELEASED)
+    return analyze.analyze_stage(
+        context.blobs,
+        thumbnails,
+        pool,
+        port,
+        model=model,
+        clock=context.clock,
+        with_text=settings.read_text,
+    )
 
 
 def _ingest(context: Context) -> Stage[Any]:

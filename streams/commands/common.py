@@ -73,6 +73,7 @@ def clear_errors() -> Iterator[None]:
     from pydantic import ValidationError
 
     from deploy.embedded.errors import StackError
+    from streams.modality.model import ModelFileError
     from streams.runtime.retry import ServiceFaultError
     from streams.runtime.stage import UnknownStageError
     from streams.runtime.topics import TopicMismatchError
@@ -92,6 +93,7 @@ def clear_errors() -> Iterator[None]:
         BadRowsError,
         BlobError,
         MigrationError,
+        ModelFileError,
         SecretError,
         StackError,
         TopicMismatchError,

@@ -24,11 +24,15 @@ class EmbedResult:
         Name in the model repository.
     version
         Backbone and digest of its weights, as the model reports it with every answer.
+    stages
+        float32, shape (N, S): pooled activations of the backbone's stages, for heads that look at
+        texture; None of a model that gives none.
     """
 
     vectors: NDArray[np.float32]
     model: str
     version: str
+    stages: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

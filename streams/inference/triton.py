@@ -50,11 +50,15 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the server says that an embedder takes and gives: pixels, vector length, images."""
+    """What the server says that an embedder takes and gives.
+
+    Side of an image in pixels, lengths of the vector and of the stages (0 without), images.
+    """
 
     input_size: int
     dim: int
     max_batch_size: int
+    stages_dim: int = 0
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -144,16 +148,20 @@ class Embedder:
             raise BadInput(
                 f"images have shape {images.shape[1:]}, model {self.model} takes {shape.image}"
             )
-        vectors = np.empty((len(images), shape.dim), np.float32)
-        versions = set()
         step = min(self.images_per_request, shape.max_batch_size)
-        for start in range(0, len(images), step):
-            part = images[start : start + step]
-            vectors[start : start + len(part)], version = await self._infer(part, shape)
-            versions.add(version)
+        parts = [
+            await self._infer(images[start : start + step], shape)
+            for start in range(0, len(images), step)
+        ]
+        versions = {version for _, _, version in parts}
         if len(versions) > 1:
             raise ServiceUnavailable(f"model {self.model} was replaced in the middle of a batch")
-        return EmbedResult(require_unit_norm(vectors), self.model, versions.pop())
+        return EmbedResult(
+            require_unit_norm(np.concatenate([vectors for vectors, _, _ in parts])),
+            self.model,
+            versions.pop(),
+            np.concatenate([stages for _, stages, _ in parts]) if shape.stages_dim else None,
+        )
 
     async def model_state(self) -> Ready | Absent:
         """Ask whether the model is served, and which one it is.
@@ -178,24 +186,41 @@ class Embedder:
 
     async def _infer(
         self, images: NDArray[np.uint8], shape: ModelShape
-    ) -> tuple[NDArray[np.float32], str]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
         tensor = InferInput("IMAGE", list(images.shape), "UINT8")
         tensor.set_data_from_numpy(np.ascontiguousarray(images))
-        outputs = [InferRequestedOutput("EMBEDDING"), InferRequestedOutput("MODEL_VERSION")]
+        lengths = {"EMBEDDING": shape.dim}
+        if shape.stages_dim:
+            lengths["STAGES"] = shape.stages_dim
+        outputs = [InferRequestedOutput(name) for name in (*lengths, "MODEL_VERSION")]
         client = self._connected()
         result = await self._ask(
             client.infer(self.model, [tensor], outputs=outputs, client_timeout=self.timeout_seconds)
         )
-        vectors, versions = result.as_numpy("EMBEDDING"), result.as_numpy("MODEL_VERSION")
-        if vectors is None or versions is None or not versions.size:
-            raise BadOutput(f"model {self.model} answered without EMBEDDING or MODEL_VERSION")
-        if vectors.shape != (len(images), shape.dim):
+        versions = result.as_numpy("MODEL_VERSION")
+        if versions is None or not versions.size:
+            raise BadOutput(f"model {self.model} answered without MODEL_VERSION")
+        found = {
+            name: self._checked(name, result.as_numpy(name), (len(images), length))
+            for name, length in lengths.items()
+        }
+        stages = found.get("STAGES", np.empty((len(images), 0), np.float32))
+        return found["EMBEDDING"], stages, bytes(versions.flat[0]).decode("utf-8", "replace")
+
+    def _checked(
+        self, name: str, found: NDArray[np.float32] | None, expected: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        if found is None:
+            raise BadOutput(f"model {self.model} answered without {name}")
+        if found.shape != expected:
             self._shape = None
             raise BadOutput(
-                f"model {self.model} answered with shape {vectors.shape} to {len(images)} images,"
-                f" expected ({len(images)}, {shape.dim})"
+                f"model {self.model} answered {expected[0]} images with {name} of shape"
+                f" {found.shape}, expected {expected}"
             )
-        return vectors, bytes(versions.flat[0]).decode("utf-8", "replace")
+        if not np.isfinite(found).all():
+            raise BadOutput(f"model {self.model} answered with {name} that is not finite")
+        return found
 
     async def _model_shape(self) -> ModelShape:
         if self._shape is None:
@@ -282,7 +307,8 @@ def read_shape(model: str, config: Any) -> ModelShape:
             f"model {model} is not an embedder: it takes {inputs} and gives {outputs} in batches"
             f" of {batch}, expected IMAGE [S, S, 3] and EMBEDDING [D] in batches of 1 or more"
         )
-    return ModelShape(int(side), int(dim), batch)
+    stages = outputs.get("STAGES", [0])
+    return ModelShape(int(side), int(dim), batch, int(stages[0]) if len(stages) == 1 else 0)
 
 
 def clean_reason(text: str) -> str:

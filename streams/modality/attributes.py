@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from schemas.facts import HeaderFacts
+from schemas.facts import Attribute, HeaderFacts
 from streams.modality.body_parts import BODY_PARTS, BodyPart
 from streams.modality.cues import listed
 from streams.modality.labels import CT, MG, MR, NM, RADIOGRAPH, XA, family_of
@@ -57,30 +57,6 @@ _PHASE_TERMS: Final = {
 _VAGUE_PHASES: Final = frozenset({"pre", "post", "contrast"})
 # A phase of enhancement is one with contrast: these do not disagree.
 _ENHANCED: Final = listed("arterial|portal-venous|venous|delayed|late-enhancement|enhanced")
-
-
-@dataclass(frozen=True, slots=True)
-class Attribute:
-    """What an image shows, apart from its modality.
-
-    Parameters
-    ----------
-    name : {"plane", "view", "contrast_phase", "body_part"}
-        Which attribute.
-    value : str
-        ``axial``, ``MLO``, ``portal-venous``, ``CHEST``: of closed lists.
-    confidence : float or None
-        Laplace's rule of succession over the counts of the sources that agree and disagree,
-        ``(agree + 1) / (all + 2)``, where geometry counts 8, a coded field 3, and a word 1. None
-        where two sources of equal count name different values.
-    evidence : str
-        The sources and what they say.
-    """
-
-    name: AttributeName
-    value: str
-    confidence: float | None
-    evidence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +252,9 @@ def _decide(name: AttributeName, findings: Sequence[_Finding]) -> Attribute | No
     disagree = sum(finding.count for finding in findings) - agree
     confidence = None if agree == disagree else (agree + 1) / (agree + disagree + 2)
     said = ", ".join(f"{finding.source} says {finding.value}" for finding in findings)
-    return Attribute(name, value, confidence, said[:MAX_EVIDENCE_CHARS])
+    return Attribute(
+        name=name, value=value, confidence=confidence, evidence=said[:MAX_EVIDENCE_CHARS]
+    )
 
 
 def _precision(value: str) -> int:
@@ -286,4 +264,4 @@ def _precision(value: str) -> int:
     return int(value not in ("enhanced", "LAT"))
 
 
-__all__ = ["Attribute", "AttributeName", "attributes", "plane_of"]
+__all__ = ["AttributeName", "attributes", "plane_of"]

@@ -18,11 +18,14 @@ from pydicom.data import get_testdata_file
 
 from schemas import FileAnalyzed, FileSniffed, decode, encode
 from schemas.events import received
-from streams.agents.analyze import Job, analyze_stage, render_job
+from streams.agents.analyze import Job, analyze_stage, look_job
 from streams.agents.embedding import EmbedderPort
 from streams.agents.sniff import sniff_stage
 from streams.inference.errors import BadInput, BadOutput, ModelAbsent, ServiceUnavailable
 from streams.inference.outputs import Absent, EmbedResult, Ready
+from streams.modality.crops import VIEWS
+from streams.modality.fusion import Fusion
+from streams.modality.model import ModalityModel
 from streams.runtime.isolation import IsolatedPool
 from streams.runtime.retry import ServiceFaultError
 from streams.runtime.stage import Done, Rejected, Result, Stage
@@ -33,15 +36,21 @@ LATER = NOW + timedelta(seconds=5)
 KEY = b"a key of enough bytes"
 CRASH = b"crash, please"
 SIZE, DIM = 32, 4
+FUSION = Fusion(
+    {("modality-tag", "dicom"): 1.0, ("values", "dicom"): 0.3},
+    doubt=0.01,
+    answer_from=0.6,
+    novelty_limit=1.0,
+)
 
 
 def job(order: Job) -> Any:
-    """Render, but die of one file."""
-    source = order[0]
+    """Look, but die of one file."""
+    source = order.source
     data = source if isinstance(source, bytes) else source.read_bytes()
     if data.endswith(CRASH):
         os.kill(os.getpid(), signal.SIGSEGV)
-    return render_job(order)
+    return look_job(order)
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +96,14 @@ class Trial:
         self.model = Model()
         port = EmbedderPort(self.model, self.clock)  # type: ignore[arg-type]
         self.port = port
-        self.stage: Stage[FileSniffed] = analyze_stage(
-            self.blobs, self.blobs, pool, port, self.clock
-        )
+        self.pool = pool
+        self.stage = self.staged(ModalityModel("test-1", FUSION))
         self._sniff = sniff_stage(self.blobs, KEY, self.clock)
+
+    def staged(self, model: ModalityModel) -> Stage[FileSniffed]:
+        return analyze_stage(
+            self.blobs, self.blobs, self.pool, self.port, model=model, clock=self.clock
+        )
 
     def clock(self) -> datetime:
         return self.now
@@ -150,7 +163,15 @@ async def test_an_image_gets_signals_a_thumbnail_an_embedding_and_its_modality(
     assert event.signals is not None
     assert event.signals.maximum > event.signals.minimum
     assert event.modality is not None
-    assert (event.modality.modality, event.modality.confidence) == ("CT", None)
+    assert event.modality.modality == event.modality.family == "CT"
+    assert event.modality.confidence is not None
+    assert event.modality.confidence > 0.9
+    assert (event.modality.method_version, event.modality.conflict) == ("test-1", False)
+    tag = next(vote for vote in event.modality.votes if vote.signal == "modality-tag")
+    assert (tag.label, tag.weight) == ("CT", 1.0)
+    assert event.quality is not None
+    assert event.quality.perceptual_hash
+    assert ("plane", "axial") in [(a.name, a.value) for a in event.attributes]
     assert event.embedding is not None
     assert event.embedding.model_version == "toy-1"
     assert np.linalg.norm(event.embedding.to_array()) == pytest.approx(1)
@@ -159,7 +180,28 @@ async def test_an_image_gets_signals_a_thumbnail_an_embedding_and_its_modality(
     with trial.blobs.open(event.thumbnail) as file, Image.open(file) as picture:
         assert picture.format == "WEBP"
         assert max(picture.size) <= 256
-    assert trial.model.batches == [(1, SIZE, SIZE, 3)]
+    assert trial.model.batches == [(len(VIEWS), SIZE, SIZE, 3)]
+
+
+async def test_nothing_that_speaks_is_no_answer(trial: Trial) -> None:
+    (result,) = await trial.stage.process([await trial.sniffed(png(), "a.png")])
+    decision = analyzed(result).modality
+    assert decision is not None
+    assert (decision.modality, decision.abstained) == ("unknown", True)
+    assert decision.abstained_reason
+
+
+async def test_the_head_does_not_look_through_another_embedder(trial: Trial) -> None:
+    stage = trial.staged(ModalityModel.load())
+    (result,) = await stage.process([await trial.sniffed(dicom("CT_small.dcm"), "ct.dcm")])
+    event = analyzed(result)
+    assert event.embedding is not None
+    (absent,) = event.absent_models
+    assert absent.model == "modality-head"
+    assert "toy-1" in absent.reason
+    assert event.modality is not None
+    assert event.modality.modality == "CT"
+    assert "pixels" not in [vote.signal for vote in event.modality.votes]
 
 
 async def test_what_was_known_is_carried_on(trial: Trial) -> None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.facts import HeaderFacts
-from streams.modality.attributes import Attribute, attributes, plane_of
+from schemas.facts import Attribute, HeaderFacts
+from streams.modality.attributes import attributes, plane_of
 from streams.modality.body_parts import BODY_PARTS
 from streams.modality.opinion import MAX_EVIDENCE_CHARS, PROVENANCES, Provenance
 from streams.sniff.vocabulary import TERMS

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +40,21 @@ class Example:
         What it shows.
     source : str
         Where it comes from; every source weighs the same within its family, up to a root.
+    novelty : float, optional
+        How unlike all that was learned from its pixels are.
     """
 
     opinions: Sequence[Opinion]
     provenance: Provenance
     family: str
     source: str
+    novelty: float | None = None
+
+    def only(self, signals: Container[str]) -> Example:
+        """Return the file as some of the signals alone see it."""
+        kept = [opinion for opinion in self.opinions if opinion.signal in signals]
+        looked = any(opinion.signal in PIXEL_SIGNALS for opinion in kept)
+        return replace(self, opinions=kept, novelty=self.novelty if looked else None)
 
 
 def source_weights(families: Sequence[str], sources: Sequence[str]) -> Float64Array:

@@ -12,6 +12,7 @@ from streams.modality.labels import FAMILIES, are_kin
 from streams.modality.opinion import Float64Array
 
 BINS = 15
+NOTHING = -1
 _RESAMPLES = 1000
 _INTERVAL = (2.5, 97.5)
 
@@ -32,7 +33,7 @@ class Answers:
     Parameters
     ----------
     truth, best : ndarray
-        intp ``[N]``, indices into ``FAMILIES``.
+        intp ``[N]``, indices into ``FAMILIES``; ``NOTHING`` as best where no signal spoke.
     confidence : ndarray
         float64 ``[N]``, of ``best``.
     abstained : ndarray
@@ -77,7 +78,7 @@ def answered_accuracy(answers: Answers) -> float:
 def minor_errors(answers: Answers) -> float:
     """Share of files whose likeliest family is wrong, but kin to the true one."""
     wrong = [
-        are_kin(FAMILIES[truth], FAMILIES[best]) and truth != best
+        best not in {NOTHING, truth} and are_kin(FAMILIES[truth], FAMILIES[best])
         for truth, best in zip(answers.truth, answers.best, strict=True)
     ]
     return float(np.mean(wrong)) if wrong else float("nan")
@@ -115,7 +116,8 @@ def reliability_curve(answers: Answers) -> list[tuple[float, float, int]]:
 def confusion(answers: Answers) -> NDArray[np.intp]:
     """Count files by true (rows) and likeliest (columns) family; ``[K, K]``."""
     table = np.zeros((len(FAMILIES), len(FAMILIES)), np.intp)
-    np.add.at(table, (answers.truth, answers.best), 1)
+    named = answers.best != NOTHING
+    np.add.at(table, (answers.truth[named], answers.best[named]), 1)
     return table
 
 

@@ -1,0 +1,160 @@
+"""Writes the model card of a training run (Mitchell et al., FAT* 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from streams.commands.modality.manifest import Row
+from streams.modality.labels import FAMILIES
+
+
+def card(
+    *,
+    version: str,
+    embedder: str,
+    rows: Sequence[Row],
+    thin: Sequence[str],
+    measured: Mapping[str, Mapping[str, Any]],
+    reliabilities: Mapping[str, Mapping[str, float]],
+    command: str,
+) -> str:
+    """Write the card, in Markdown.
+
+    Parameters
+    ----------
+    version : str
+        Of the model.
+    embedder : str
+        Version of the embedder that its head belongs to.
+    rows : sequence of Row
+        The labelled files that it learned from.
+    thin : sequence of str
+        Families with one source or none.
+    measured : mapping
+        Figures of ``evaluate`` by what was measured, all on sources that were held out.
+    reliabilities : mapping
+        Signal, provenance: learned exponent.
+    command : str
+        What made it.
+    """
+    parts = [
+        f"# Modality model {version}",
+        "",
+        "Says what a medical image shows, from its header, path, burnt-in text and pixels, with a "
+        "vote from each.",
+        "Not a medical device: it sorts images, it diagnoses nothing.",
+        "",
+        f"- Made by `{command}`.",
+        f"- Its head belongs to the embedder `{embedder}`; with another it refuses to answer from "
+        "pixels.",
+        "- It abstains (`unknown`) where it is too unsure, where the pixels are unlike all that "
+        f"it learned from, and, by pixels alone, on families that one source or none taught: "
+        f"{', '.join(thin) or 'none'}.",
+        "",
+        "## How good it is",
+        "",
+        "Cross-validated: every file is answered by a head and a fusion that saw nothing of its "
+        "source. 95 % intervals are from resampling sources. Accuracy counts the likeliest family, "
+        "given as the answer or not, over the families that several sources taught.",
+        "",
+        *_figures(measured),
+        "",
+        *_families(measured),
+        "",
+        "![reliability](reliability.png) ![confusion](confusion.png) ![ablations](ablations.png)",
+        "",
+        "## How far each signal is trusted",
+        "",
+        "Exponents of the pool, by how the pixels came into the file: 0 is not at all, 1 takes the "
+        "signal at its word.",
+        "",
+        *_reliabilities(reliabilities),
+        "",
+        "## What it learned from",
+        "",
+        "Licences are as the sources state them; they were not cleared beyond that.",
+        "",
+        *_sources(rows),
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def _figures(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "| asked | files | sources | accuracy | calibration error | coverage | accuracy of answers "
+        "| thin families: abstained |",
+        "| --- | ---: | ---: | --- | --- | --- | --- | --- |",
+    ]
+    for name, found in measured.items():
+        cells = [
+            name,
+            str(found["files"]),
+            str(found["sources"]),
+            *(
+                interval(found[key])
+                for key in ("accuracy", "calibration_error", "coverage", "answered_accuracy")
+            ),
+            interval(found["thin_families"]["abstained"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _families(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    names = list(measured)
+    lines = [
+        f"| recall of | files | sources | {' | '.join(names)} |",
+        f"| --- | ---: | ---: |{' --- |' * len(names)}",
+    ]
+    for family in FAMILIES:
+        own = [measured[name]["per_family"].get(family) for name in names]
+        if own[0] is None:
+            continue
+        cells = [interval(part["recall"]) if part else "" for part in own]
+        lines.append(
+            f"| {family} | {own[0]['files']} | {own[0]['sources']} | {' | '.join(cells)} |"
+        )
+    return lines
+
+
+def _reliabilities(table: Mapping[str, Mapping[str, float]]) -> list[str]:
+    places = list(next(iter(table.values()), {}))
+    return [
+        f"| signal | {' | '.join(places)} |",
+        f"| --- |{' ---: |' * len(places)}",
+        *(
+            f"| {signal} | {' | '.join(f'{by_place[place]:.2f}' for place in places)} |"
+            for signal, by_place in sorted(table.items())
+        ),
+    ]
+
+
+def _sources(rows: Sequence[Row]) -> list[str]:
+    counts: dict[tuple[str, str, str], int] = {}
+    for row in rows:
+        key = (row.family or "", row.source, row.licence)
+        counts[key] = counts.get(key, 0) + 1
+    return [
+        "| family | source | files | licence |",
+        "| --- | --- | ---: | --- |",
+        *(
+            f"| {family} | {_cell(source)} | {count} | {_cell(licence)} |"
+            for (family, source, licence), count in sorted(counts.items())
+        ),
+    ]
+
+
+def interval(figure: Mapping[str, float | None]) -> str:
+    """Write a figure with its interval, in percent."""
+    value, low, high = figure["value"], figure["low"], figure["high"]
+    if value is None:
+        return ""
+    if low is None or high is None:
+        return f"{100 * value:.1f}"
+    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")

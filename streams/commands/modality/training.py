@@ -1,0 +1,212 @@
+"""Learns a modality model from labelled files, and measures it on sources that were held out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.commands.modality.evaluation import WRONG_TAGS_SHARE, evaluate
+from streams.commands.modality.extraction import Extracted
+from streams.commands.modality.manifest import Row, sources_per_family
+from streams.modality.fusion import Fusion
+from streams.modality.head import PixelHead
+from streams.modality.labels import FAMILIES
+from streams.modality.learning.examples import (
+    Labelled,
+    with_misleading_names,
+    with_wrong_tags,
+)
+from streams.modality.learning.fusion import fit_fusion
+from streams.modality.learning.head import TrainingImages, fit, out_of_fold
+from streams.modality.learning.splits import folds_by_source
+from streams.modality.model import ModalityModel, fusion_facts
+from streams.modality.opinion import Opinion
+
+# The fusion sees every file this often, each time with other lies told about some.
+_DRAWS = 3
+_LYING_SOP_CLASS_SHARE = 0.5
+_MISLEADING_NAMES_SHARE = 0.3
+# Novelty is a share of held-out training images: beyond this one in a hundred is refused.
+_NOVELTY_LIMIT = 0.99
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model and what was measured of it.
+
+    Parameters
+    ----------
+    model
+        What was learned from all files.
+    thin
+        Families with one source or none.
+    measured
+        Figures by what was asked, from cross-validation by source.
+    """
+
+    model: ModalityModel
+    thin: tuple[str, ...]
+    measured: dict[str, dict[str, Any]]
+
+
+def train(
+    rows: Sequence[Row],
+    extracted: Sequence[Extracted],
+    *,
+    embedder_version: str,
+    counted: Sequence[bool] | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> Trained:
+    """Learn a model.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Labelled files.
+    extracted : sequence of Extracted
+        Of each, with augmented copies.
+    embedder_version : str
+        What made the activations; the head will refuse others.
+    counted : sequence of bool, optional
+        Which files the figures are of; the others are learned from only (drawn pictures, say).
+    folds : int
+        Of the cross-validation.
+    seed : int
+        Of everything random.
+
+    Returns
+    -------
+    Trained
+        The model, and figures of models that did not see the sources they were asked about.
+    """
+    thin = tuple(f for f in FAMILIES if sources_per_family(rows).get(f, 0) < 2)
+    images, places = training_images(rows, extracted)
+    held_out = out_of_fold(images, folds=folds, seed=seed)
+    looked = _looked(len(rows), places, held_out)
+    files = [
+        Labelled(found.evidence, row.family or "", row.source, seen, novelty)
+        for row, found, (seen, novelty) in zip(rows, extracted, looked, strict=True)
+    ]
+    fold_of = folds_by_source(
+        [file.family for file in files], [file.source for file in files], folds, seed
+    )
+    per_fold = [
+        _fusion([f for f, own in zip(files, fold_of, strict=True) if own != fold], thin, seed)
+        for fold in range(folds)
+    ]
+    measured = _measure(files, [per_fold[fold] for fold in fold_of], thin, counted)
+    head = fit(images, embedder_version=embedder_version, seed=seed)
+    fusion = _fusion(files, thin, seed)
+    return Trained(ModalityModel(_version(head, fusion), fusion, head), thin, measured)
+
+
+def training_images(
+    rows: Sequence[Row], extracted: Sequence[Extracted]
+) -> tuple[TrainingImages, NDArray[np.intp]]:
+    """Stack what the head learns from: every picture, then the copies of each.
+
+    Returns
+    -------
+    tuple
+        The images, and for each original the row that it comes from.
+    """
+    places = np.array(
+        [place for place, found in enumerate(extracted) if found.evidence.stages is not None],
+        np.intp,
+    )
+    stages, features, families, sources, originals = [], [], [], [], []
+
+    def add(row: Row, activations: Any, measures: Any, original: int) -> None:
+        stages.append(activations)
+        features.append(measures)
+        families.append(FAMILIES.index(row.family or ""))
+        sources.append(row.source)
+        originals.append(original)
+
+    for number, place in enumerate(places):
+        evidence = extracted[place].evidence
+        add(rows[place], evidence.stages, evidence.features, number)
+    for number, place in enumerate(places):
+        found = extracted[place]
+        if found.copy_stages is None or found.copy_features is None:
+            continue
+        for activations, measures in zip(found.copy_stages, found.copy_features, strict=True):
+            add(rows[place], activations, measures, number)
+    return (
+        TrainingImages(
+            stages=np.stack(stages),
+            features=np.stack(features),
+            families=np.array(families, np.intp),
+            sources=np.array(sources),
+            originals=np.array(originals, np.intp),
+        ),
+        places,
+    )
+
+
+def _looked(
+    count: int, places: NDArray[np.intp], held_out: Any
+) -> list[tuple[tuple[Opinion, ...], float | None]]:
+    """Give every row what a head that did not see its source says of it."""
+    found: list[tuple[tuple[Opinion, ...], float | None]] = [((), None)] * count
+    for number, row in enumerate(held_out.rows):
+        opinions = (
+            Opinion("pixels", held_out.pixels[number], "held out"),
+            Opinion("heuristics", held_out.heuristics[number], "held out"),
+        )
+        found[places[row]] = (opinions, float(held_out.novelty[number]))
+    return found
+
+
+def _fusion(files: Sequence[Labelled], thin: Sequence[str], seed: int) -> Fusion:
+    random = np.random.default_rng(seed)
+    examples = []
+    for _ in range(_DRAWS):
+        drawn = with_wrong_tags(
+            files, WRONG_TAGS_SHARE, random, sop_class_share=_LYING_SOP_CLASS_SHARE
+        )
+        drawn = with_misleading_names(drawn, _MISLEADING_NAMES_SHARE, random)
+        examples += [file.example() for file in drawn]
+    return fit_fusion(examples, thin=frozenset(thin), novelty_limit=_NOVELTY_LIMIT, seed=seed)
+
+
+def _measure(
+    files: Sequence[Labelled],
+    fusions: Sequence[Fusion],
+    thin: Sequence[str],
+    counted: Sequence[bool] | None,
+) -> dict[str, dict[str, Any]]:
+    kept = [place for place in range(len(files)) if counted is None or counted[place]]
+    files = [files[place] for place in kept]
+    fusions = [fusions[place] for place in kept]
+    dicom = [place for place, file in enumerate(files) if file.evidence.format == "dicom"]
+
+    def measure(chosen: Sequence[int], **options: Any) -> dict[str, Any]:
+        return evaluate(
+            [files[place] for place in chosen],
+            lambda number: fusions[chosen[number]],
+            thin=thin,
+            **options,
+        )
+
+    everything = range(len(files))
+    return {
+        "pixels only": measure(everything, without=("tags", "path", "text"), ablations=False),
+        "all signals": measure(everything),
+        "without path": measure(everything, without=("path",), ablations=False),
+        f"DICOM, {WRONG_TAGS_SHARE:.0%} of tags wrong, without path": measure(
+            dicom, without=("path",), corrupt_tags=WRONG_TAGS_SHARE
+        ),
+        "DICOM without tags and path": measure(dicom, without=("tags", "path"), ablations=False),
+    }
+
+
+def _version(head: PixelHead, fusion: Fusion) -> str:
+    facts = f"{head.version} {sorted(fusion_facts(fusion).items())}"
+    return f"modality-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
