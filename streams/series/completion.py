@@ -120,6 +120,7 @@ class SeriesCompletion:
         self._settled: dict[SeriesKey, None] = {}
         # Put away by this very feed, so that the store cannot know of them yet.
         self._leaving: dict[SeriesKey, dict[str, Any]] = {}
+        self._changed: set[SeriesKey] = set()
         self._pending: list[_Pending] = []
         self._serial = 0
         self._timers: list[tuple[int, SeriesKey]] = []
@@ -195,14 +196,30 @@ class SeriesCompletion:
             "clocks": dict(self._watermarks.clocks),
             "series": [[list(k), s.to_plain()] for k, s in sorted(self._series.items())],
             "settled": [list(key) for key in self._settled],
-            "pending": [
-                [stamp, type(record).__name__, asdict(record)]
-                for stamp, *_, record in sorted(self._pending, key=lambda entry: entry[:6])
-            ],
+            "pending": self._plain_pending(),
+        }
+
+    def take_changes(self) -> dict[str, Any]:
+        """Return what changed since the last call, to be laid over an earlier snapshot.
+
+        It costs as much as the batch, where ``snapshot`` costs as much as the memory: series in
+        it replace those of the same key, those in ``gone`` leave, the rest replaces its like. A
+        state that is laid together so may lack ``settled``.
+        """
+        changed, self._changed = sorted(self._changed), set()
+        return {
+            "format": _FORMAT,
+            "clocks": dict(self._watermarks.clocks),
+            "series": [[list(k), self._series[k].to_plain()] for k in changed if k in self._series],
+            "gone": [list(key) for key in changed if key not in self._series],
+            "pending": self._plain_pending(),
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go on from a snapshot in place of what there is.
+
+        Records that were fed before the snapshot may be fed again, as happens when the offsets
+        were not committed any more: no version changes.
 
         Raises
         ------
@@ -222,7 +239,12 @@ class SeriesCompletion:
         self._timers, self._armed = [], {}
         for key, state in self._series.items():
             self._arm(key, self._due_us(state))
-        self._settled = {SeriesKey(*key): None for key in snapshot["settled"]}
+        settled = snapshot.get("settled")
+        if settled is None:
+            quiet = [(_settled_us(s), k) for k, s in self._series.items() if s.changed_us is None]
+            settled = [key for _, key in sorted(quiet)]
+        self._settled = {SeriesKey(*key): None for key in settled}
+        self._changed = set()
         self._pending, self._serial = [], 0
         for stamp, kind, fields in snapshot["pending"]:
             self._serial += 1
@@ -231,6 +253,12 @@ class SeriesCompletion:
             rank = int(isinstance(record, Force))
             self._pending.append((stamp, record.key, rank, uid, image, self._serial, record))
         heapq.heapify(self._pending)
+
+    def _plain_pending(self) -> list[list[Any]]:
+        return [
+            [stamp, type(record).__name__, asdict(record)]
+            for stamp, *_, record in sorted(self._pending, key=lambda entry: entry[:6])
+        ]
 
     def _advance(self) -> list[Output]:
         out: list[Output] = []
@@ -255,6 +283,7 @@ class SeriesCompletion:
 
     def _take(self, arrival: Arrival, stamp_us: int, out: list[Output]) -> None:
         key = arrival.key
+        self._changed.add(key)
         state = self._series.get(key) or self._enter(arrival, stamp_us)
         members = state.members
         if members.member_count >= self._settings.max_members and not members.holds(
@@ -300,6 +329,7 @@ class SeriesCompletion:
     def _complete(
         self, key: SeriesKey, state: SeriesState, reason: Reason, at_us: int, out: list[Output]
     ) -> None:
+        self._changed.add(key)
         out.append(state.complete(key, reason, at_us))
         self._settle(key)
         self._arm(key, self._due_us(state))
@@ -323,7 +353,7 @@ class SeriesCompletion:
     def _due_us(self, state: SeriesState) -> int:
         if state.changed_us is not None:
             return min(state.last_us + self._idle_us, state.changed_us + self._max_open_us)
-        return max(state.touched_us, state.version_us) + self._retain_us
+        return _settled_us(state) + self._retain_us
 
     def _arm(self, key: SeriesKey, due_us: int) -> None:
         # One live timer a series. A later due needs none: the earlier one rings and asks again.
@@ -345,12 +375,17 @@ class SeriesCompletion:
             self._put_away(key, at_us, out)
 
     def _put_away(self, key: SeriesKey, at_us: int, out: list[Output]) -> None:
+        self._changed.add(key)
         state = self._series.pop(key)
         self._settled.pop(key, None)
         self._armed.pop(key, None)
         if state.version:
             self._leaving[key] = state.to_plain()
             out.append(SeriesPutAway(key, at_us, self._leaving[key]))
+
+
+def _settled_us(state: SeriesState) -> int:
+    return max(state.touched_us, state.version_us)
 
 
 def _names(arrival: Arrival) -> tuple[str, str]:

@@ -587,6 +587,49 @@ def test_a_replay_says_the_same_in_the_same_order(
     assert made == by_the_rule(logs, setup)
 
 
+def laid_over(state: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A snapshot kept as rows, one a series, into which each batch's changes are written."""
+    rows = {tuple(key): value for key, value in state.get("series", [])}
+    rows.update({tuple(key): value for key, value in changes["series"]})
+    for key in changes["gone"]:
+        rows.pop(tuple(key), None)
+    series = [[list(key), value] for key, value in sorted(rows.items())]
+    return {**changes, "series": series}
+
+
+@settings(max_examples=40, deadline=None)
+@given(logs_of(), st.integers(0, 2**32), st.sampled_from([0.05, 24.0]))
+def test_a_crash_between_any_two_writes_changes_no_version(
+    logs: dict[str, list[Record]], seed: int, retain_hours: float
+) -> None:
+    chance = random.Random(seed)
+    setup = replace(SETTINGS, retain_hours=retain_hours)
+    expected = versions(replay(logs, chance, setup))
+    store, made = Store(), {}
+    machine = SeriesCompletion(sorted(logs), setup, store.recall)
+    kept: dict[str, Any] = {"format": 1, "clocks": {}, "series": [], "pending": []}
+    mixed = interleave(logs, chance)
+    while mixed:
+        size = chance.choice([1, 2, 5, 20])
+        # What is put away is stored, versions are emitted, changes are written, offsets committed.
+        outputs = machine.feed(mixed[:size])
+        crash = chance.choice([None, None, "before storing", "before writing", "before committing"])
+        if crash != "before storing":
+            store.keep(outputs)
+            for version in versions(outputs):
+                assert made.setdefault(version.event_id, version) == version
+            if crash != "before writing":
+                kept = json.loads(json.dumps(laid_over(kept, machine.take_changes())))
+        if crash is None:
+            mixed = mixed[size:]
+            continue
+        machine = SeriesCompletion(sorted(logs), setup, store.recall)
+        machine.restore(kept)
+    assert sorted(made.values(), key=lambda v: (v.at_us, v.key, v.version)) == sorted(
+        expected, key=lambda v: (v.at_us, v.key, v.version)
+    )
+
+
 @settings(max_examples=30, deadline=None)
 @given(logs_of(), st.integers(0, 2**32))
 def test_ticks_that_keep_their_promise_change_no_version(
