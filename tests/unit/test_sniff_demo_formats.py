@@ -102,7 +102,8 @@ def test_each_file_of_the_demo_is_what_its_bytes_say(demo_files: list[Path]) -> 
         syntaxes.add(str(syntax))
     assert seen == {"dicom", "nifti", "png", "jpeg", "tiff", "gif"}
     # Native of three encodings, deflated, RLE, JPEG (lossless too), JPEG-LS, JPEG 2000.
-    of_the_demo = ("1.2", "1.2.1", "1.2.2", "1.2.1.99", "1.2.5", "1.2.4.50", "1.2.4.51", "1.2.4.70", "1.2.4.80", "1.2.4.90", "1.2.4.91")  # fmt: skip
+    of_the_demo = ("1.2", "1.2.1", "1.2.2", "1.2.1.99", "1.2.5", "1.2.4.50", "1.2.4.51",
+                   "1.2.4.70", "1.2.4.80", "1.2.4.90", "1.2.4.91")  # fmt: skip
     assert {f"1.2.840.10008.{syntax}" for syntax in of_the_demo} <= syntaxes
 
 
