@@ -38,8 +38,9 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 DEFAULT_FOLDS: Final = 5
-# A family counts as known when it has at least this many sources.
+# A family counts as known when it has at least this many sources, and pictures.
 _MIN_SOURCES: Final = 2
+_MIN_PICTURES: Final = 8
 _SHRINKAGE: Final = 0.1
 _COMPONENTS: Final = 128
 # Weight of a source is its size to this power; of a family, the sum of its sources' to that.
@@ -414,12 +415,14 @@ def _recipes(data: TrainingImages) -> Sequence[Recipe]:
 
 
 def _known(data: TrainingImages) -> BoolArray:
-    counted = data.counts()
-    sources = [
-        len(np.unique(data.sources[counted & (data.families == family)]))
+    originals = data.rows()
+    originals = originals[data.counts()[originals]]
+    families, sources = data.families[originals], data.sources[originals]
+    several = [
+        len(np.unique(sources[families == family])) >= _MIN_SOURCES
         for family in range(len(FAMILIES))
     ]
-    return np.array(sources) >= _MIN_SOURCES
+    return np.array(several) & (np.bincount(families, minlength=len(FAMILIES)) >= _MIN_PICTURES)
 
 
 def _unseen_scores(data: TrainingImages, folds: int, seed: int) -> _Unseen:
