@@ -13,5 +13,6 @@ Everything here takes and returns values: no broker, no database, no clock of it
 
 A worker holds one ``SeriesCompletion`` and one ``StudyCompletion``, gets all instances of a study
 (partition by study), and for each batch: feeds it, stores each ``SeriesPutAway`` and
-``StudyPutAway``, emits the versions, stores the snapshots, and only then commits the offsets.
+``StudyPutAway``, emits the versions, writes both states in one write, and only then commits the
+offsets. Between any two of these it may crash.
 """

@@ -200,6 +200,7 @@ class StudyCompletion:
         self._studies: dict[StudyKey, _State] = {}
         # Put away by this very feed, so that the store cannot know of them yet.
         self._leaving: dict[StudyKey, dict[str, Any]] = {}
+        self._changed: set[StudyKey] = set()
         self._timers: list[tuple[int, StudyKey]] = []
         self._armed: dict[StudyKey, int] = {}
 
@@ -231,6 +232,13 @@ class StudyCompletion:
         studies = [[list(key), state.to_plain()] for key, state in sorted(self._studies.items())]
         return {"format": _FORMAT, "studies": studies}
 
+    def take_changes(self) -> dict[str, Any]:
+        """Return what changed since the last call; as ``SeriesCompletion.take_changes``."""
+        changed, self._changed = sorted(self._changed), set()
+        studies = [[list(k), self._studies[k].to_plain()] for k in changed if k in self._studies]
+        gone = [list(key) for key in changed if key not in self._studies]
+        return {"format": _FORMAT, "studies": studies, "gone": gone}
+
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go on from a snapshot in place of what there is.
 
@@ -248,13 +256,14 @@ class StudyCompletion:
         self._studies = {
             StudyKey(*key): _State.from_plain(state) for key, state in snapshot["studies"]
         }
-        self._timers, self._armed = [], {}
+        self._timers, self._armed, self._changed = [], {}, set()
         for key, state in self._studies.items():
             self._arm(key, state)
 
     def _take(self, output: SeriesOpened | SeriesVersion, out: list[StudyOutput]) -> None:
         series = output.key
         key = StudyKey(series.tenant, series.dataset_id, output.study_uid)
+        self._changed.add(key)
         state = self._studies.get(key)
         if state is None:
             put_away = self._leaving.pop(key, None) or self._recall(key, output.at_us)
@@ -263,7 +272,8 @@ class StudyCompletion:
         uid = series.series_uid
         state.touched_us = max(state.touched_us, output.at_us)
         if isinstance(output, SeriesOpened):
-            if uid in state.parts or len(state.parts) + len(state.open) < self._max_series:
+            known = state.parts.keys() | state.open
+            if uid in known or len(known) < self._max_series:
                 state.open.add(uid)
             else:
                 state.is_truncated = True
@@ -324,7 +334,9 @@ class StudyCompletion:
                 continue
             if actual_us > due_us:
                 self._arm(key, state)
-            elif state.is_changed:
+                continue
+            self._changed.add(key)
+            if state.is_changed:
                 out.append(self._complete(key, state, "idle", due_us))
                 state.touched_us = due_us
                 self._arm(key, state)

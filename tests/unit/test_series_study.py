@@ -222,6 +222,7 @@ def test_batches_and_restarts_change_nothing(story: list[Output], seed: int) -> 
 
     whole = StudyCompletion(rules(), SETTINGS).feed(story, end)
     made: list[StudyOutput] = []
+    rows: dict[tuple[str, ...], Any] = {}
     machine = StudyCompletion(rules(), SETTINGS, recall)
     rest = list(story)
     while rest:
@@ -234,10 +235,15 @@ def test_batches_and_restarts_change_nothing(story: list[Output], seed: int) -> 
             if isinstance(output, StudyPutAway):
                 kept.setdefault(output.key, []).append(output)
         made += new
+        changes = json.loads(json.dumps(machine.take_changes()))
+        rows.update({tuple(key): value for key, value in changes["studies"]})
+        for key in changes["gone"]:
+            rows.pop(tuple(key), None)
+        snapshot = json.loads(json.dumps(machine.snapshot()))
+        assert snapshot["studies"] == [[list(key), rows[key]] for key in sorted(rows)]
         if chance.random() < 0.5:
-            written = json.dumps(machine.snapshot())
             machine = StudyCompletion(rules(), SETTINGS, recall)
-            machine.restore(json.loads(written))
+            machine.restore(snapshot)
     made += machine.feed([], end)
     assert made == whole
 
