@@ -317,11 +317,13 @@ def main(arguments: Sequence[str]) -> int:
     assert worker is not None
     del logs
     _console.print("measuring memory over streams of a quarter and of the whole length")
-    short, _, _ = memory(options.instances // 4, options.seed)
+    short_peak, short_held, _ = memory(options.instances // 4, options.seed)
     peak, held_instances, held_series = memory(options.instances, options.seed)
     different = len(set(digests)) - 1
     micros = sorted(cpus)[len(cpus) // 2] / arrivals * 1e6
     per_instance = peak / max(1, held_instances)
+    # What is held goes up and down with the stream; what it costs must not go up with its length.
+    growth = per_instance / (short_peak / max(1, short_held))
     print(
         json.dumps(
             {
@@ -355,10 +357,10 @@ def main(arguments: Sequence[str]) -> int:
                         "goal": f"<= {_MAX_BYTES_PER_INSTANCE:.0f}",
                         "holds": per_instance <= _MAX_BYTES_PER_INSTANCE,
                     },
-                    "memory of four times the stream, over once": {
-                        "value": round(peak / short, 2),
+                    "bytes an instance held, four times the stream over once": {
+                        "value": round(growth, 2),
                         "goal": f"<= {_MAX_GROWTH}",
-                        "holds": peak <= _MAX_GROWTH * short,
+                        "holds": growth <= _MAX_GROWTH,
                     },
                 },
             }
