@@ -1,7 +1,7 @@
 """Throughput and overhead of the whole pipeline, beside the bare work on the same files.
 
-The bare work is what nobody can do without: decode each file, run the model; in a plain loop, one
-process, one thread. The pipeline adds DICOM over the network, durable storage, Kafka, four stages,
+The bare work is what nobody can do without: decode each file, look at it (views, measurements,
+burnt-in text), run the model; in a plain loop, one process, one thread. The pipeline adds DICOM over the network, durable storage, Kafka, four stages,
 Triton, and ClickHouse. Both are counted in CPU seconds of all their processes.
 """
 
@@ -32,14 +32,14 @@ import numpy as np
 from pathlib import Path
 from model_repository.backbone import load_backbone
 from model_repository.spec import EmbedderSpec
-from streams.pixels import RenderSpec, render
+from streams.agents.analyze import Job, look_job
 backbone = load_backbone(EmbedderSpec(threads=1))
 paths = sorted(Path(sys.argv[1]).iterdir())
-spec = RenderSpec(view_sizes=(backbone.input_size,))
 def work(paths):
     for start in range(0, len(paths), 32):
-        views = [render(p, "dicom", spec).views[0] for p in paths[start:start + 32]]
-        backbone.embed(np.stack(views))
+        part = paths[start:start + 32]
+        looked = [look_job(Job(p, "dicom", backbone.input_size, True)) for p in part]
+        backbone.embed_with_stages(np.concatenate([answer.look.views for answer in looked]))
 work(paths[:32])
 cpu, wall = time.process_time(), time.perf_counter()
 work(paths)
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _bare(folder: Path) -> dict[str, float]:
-    _console.print("bare work: decode and model in a plain loop")
+    _console.print("bare work: decode, look and model in a plain loop")
     done = subprocess.run(
         [sys.executable, "-c", _BARE, str(folder)], capture_output=True, text=True, check=True
     )
