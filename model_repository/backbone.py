@@ -49,7 +49,7 @@ class BackboneShape:
     dim
         Length of the embedding.
     stages_dim
-        Length of the stages' statistics; 0 when the network has no stages that are known.
+        Length of the stages' means; 0 when the network has no stages that are known.
     """
 
     input_size: int
@@ -65,8 +65,8 @@ class Embedded(NamedTuple):
     vectors
         float32, shape (N, dim); every row has an L2 norm of 1.
     stages
-        float32, shape (N, stages_dim): means over the picture of every channel of every stage, in
-        order, then the standard deviations likewise.
+        float32, shape (N, stages_dim): the mean over the picture of every channel of every stage,
+        in order.
     """
 
     vectors: NDArray[np.float32]
@@ -91,7 +91,7 @@ class Backbone:
     dim
         Length of the embedding.
     stages_dim
-        Length of the stages' statistics; 0 when the network has none.
+        Length of the stages' means; 0 when the network has none.
     mean, std
         Per channel (red, green, blue), for pixels in 0..1.
     device
@@ -148,9 +148,8 @@ class Backbone:
     def embed_with_stages(self, images: NDArray[np.uint8]) -> Embedded:
         """Embed images and keep what the stages before the last one saw.
 
-        The last layer is made to tell ImageNet's classes apart. Means and standard deviations of
-        the earlier activations over the picture keep its texture (as in Huang and Belongie,
-        Arbitrary style transfer, ICCV 2017), at next to no cost.
+        The last layer is made to tell ImageNet's classes apart. Means of the earlier activations
+        over the picture keep its texture, at next to no cost.
 
         Parameters
         ----------
@@ -263,7 +262,7 @@ class _Stages:
         step = max(1, -(-len(blocks) // _MAX_STAGES))
         self._blocks = blocks[::-step][::-1]
         self._handles: list[Any] = []
-        self.parts: list[tuple[Any, Any]] = []
+        self.parts: list[Any] = []
 
     def __enter__(self) -> _Stages:
         self._handles = [block.register_forward_hook(self._listen) for block in self._blocks]
@@ -274,16 +273,14 @@ class _Stages:
             handle.remove()
 
     def take(self) -> Any:
-        """Return the statistics of the pass that has ended, float32 (N, stages_dim)."""
-        means, deviations = zip(*self.parts, strict=True)
-        self.parts = []
-        return torch.cat([*means, *deviations], dim=1)
+        """Return the means of the pass that has ended, float32 (N, stages_dim)."""
+        means, self.parts = self.parts, []
+        return torch.cat(means, dim=1)
 
     def _listen(self, _block: Any, _inputs: Any, output: Any) -> None:
         # (N, channels, height, width) of a convolution, (N, tokens, channels) of a transformer.
         places = (2, 3) if output.ndim == 4 else (1,)
-        deviation, mean = torch.std_mean(output.float(), dim=places, correction=0)
-        self.parts.append((mean, deviation))
+        self.parts.append(output.float().mean(dim=places))
 
 
 def version_of(spec: EmbedderSpec, sha256: str) -> str:

@@ -26,7 +26,7 @@ from streams.modality.learning.head import (
     out_of_fold,
 )
 
-VIEWS, WIDTH = 2, 12
+VIEWS, WIDTH = 3, 12
 EMBEDDER = "tiny-0123456789ab"
 
 
