@@ -21,7 +21,7 @@ from rich.console import Console
 from streams.commands.common import progress_bar
 from streams.commands.modality.extraction import embedder_version, extract
 from streams.commands.modality.manifest import Columns, Row, read_manifest
-from streams.commands.modality.training import train
+from streams.commands.modality.training import copies_of, train
 
 _console = Console(stderr=True)
 _CORPUS = Columns(name="source_path", label="modality", source="origin_group", licence="licence")
@@ -34,7 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("biodatamine bench modality", description=__doc__)
     parser.add_argument("--manifest", type=Path, help="labelled files, instead of the corpus")
     parser.add_argument("--cache", type=Path, help="folder that keeps what was extracted")
-    parser.add_argument("--copies", type=int, default=4, help="augmented copies to learn from")
+    parser.add_argument(
+        "--copies", type=int, default=16, help="augmented copies of a source's only picture"
+    )
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=0, help="processes; 0 takes every core")
     options = parser.parse_args(arguments)
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         task = bar.add_task("Looking at files", total=len(rows))
         extracted = extract(
             rows,
-            copies=options.copies,
+            copies=copies_of(rows, options.copies),
             jobs=options.jobs,
             kept_in=options.cache,
             on_progress=lambda done: bar.update(task, completed=done),

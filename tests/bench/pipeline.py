@@ -1,8 +1,9 @@
 """Throughput and overhead of the whole pipeline, beside the bare work on the same files.
 
 The bare work is what nobody can do without: decode each file, look at it (views, measurements,
-burnt-in text), run the model; in a plain loop, one process, one thread. The pipeline adds DICOM over the network, durable storage, Kafka, four stages,
-Triton, and ClickHouse. Both are counted in CPU seconds of all their processes.
+burnt-in text), run the model; in a plain loop, one process, one thread. The pipeline adds DICOM
+over the network, durable storage, Kafka, four stages, Triton, and ClickHouse. Both are counted in
+CPU seconds of all their processes.
 """
 
 from __future__ import annotations

@@ -44,8 +44,12 @@ def train(
         ),
     ] = None,
     copies: Annotated[
-        int, typer.Option(min=0, help="Augmented copies of each picture to learn from.")
-    ] = 6,
+        int,
+        typer.Option(
+            min=0,
+            help="Augmented copies of a source's only picture; those of large sources get fewer.",
+        ),
+    ] = 16,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     jobs: given.Jobs = 0,
@@ -64,6 +68,7 @@ def train(
     from streams.commands.modality.extraction import embedder_version
     from streams.commands.modality.manifest import Columns
     from streams.commands.modality.pictures import draw
+    from streams.commands.modality.training import copies_of
     from streams.commands.modality.training import train as learn
     from streams.modality.model import CARD_FILE, fusion_facts
 
@@ -75,7 +80,7 @@ def train(
     rows = [*counted, *more]
     version = _embedder(embedder_version)
     extracted = given.extract_with_progress(
-        rows, copies=copies, jobs=jobs, cache=cache, with_text=text
+        rows, copies=copies_of(rows, copies), jobs=jobs, cache=cache, with_text=text
     )
     try:
         with errors.status("Learning and cross-validating"):
@@ -167,7 +172,7 @@ def evaluate(
     if "pixels" not in (without or ()):
         _embedder(_checked(learned))
     extracted = given.extract_with_progress(
-        rows, copies=0, jobs=jobs, cache=cache, with_text=text and "text" not in (without or ())
+        rows, jobs=jobs, cache=cache, with_text=text and "text" not in (without or ())
     )
     files = labelled(rows, extracted, learned)
     found = {

@@ -84,7 +84,7 @@ class Job:
 def extract(
     rows: Sequence[Row],
     *,
-    copies: int = 0,
+    copies: Sequence[int] | None = None,
     with_text: bool = True,
     jobs: int = 0,
     kept_in: Path | None = None,
@@ -96,8 +96,8 @@ def extract(
     ----------
     rows : sequence of Row
         What to extract.
-    copies : int
-        Augmented copies of each file with pixels, for training.
+    copies : sequence of int, optional
+        Augmented copies of each row's picture, for training; none by default.
     with_text : bool
         Whether to read burnt-in text.
     jobs : int
@@ -122,7 +122,10 @@ def extract(
         timeout_seconds=_TIMEOUT_SECONDS,
         memory_bytes=_MEMORY_BYTES,
     )
-    todo = [Job(row.file, row.name, copies, with_text, kept_in) for row in rows]
+    todo = [
+        Job(row.file, row.name, count, with_text, kept_in)
+        for row, count in zip(rows, copies or [0] * len(rows), strict=True)
+    ]
 
     async def run() -> list[Extracted]:
         answers: list[Extracted] = []

@@ -93,7 +93,12 @@ def labelled_rows(
 
 
 def extract_with_progress(
-    rows: list[Row], *, copies: int, jobs: int, cache: Path | None, with_text: bool
+    rows: list[Row],
+    *,
+    copies: list[int] | None = None,
+    jobs: int,
+    cache: Path | None,
+    with_text: bool,
 ) -> list[Extracted]:
     """Extract all rows under a progress bar; tell how many had no usable pixels.
 

@@ -31,6 +31,8 @@ from streams.modality.opinion import Opinion
 _DRAWS = 3
 _LYING_SOP_CLASS_SHARE = 0.5
 _MISLEADING_NAMES_SHARE = 0.3
+# Rare sources are multiplied most: what augmentation adds, it adds where there is little.
+_FEWEST_COPIES, _MOST_COPIES = 2, 20
 # Novelty is a share of held-out training images: beyond this one in a hundred is refused.
 _NOVELTY_LIMIT = 0.99
 
@@ -52,6 +54,25 @@ class Trained:
     model: ModalityModel
     thin: tuple[str, ...]
     measured: dict[str, dict[str, Any]]
+
+
+def copies_of(rows: Sequence[Row], base: int) -> list[int]:
+    """Decide how many augmented copies of each picture to learn from.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Labelled files.
+    base : int
+        Copies of the only file of a source; each of n files gets a square root of n fewer.
+    """
+    size: dict[tuple[str | None, str], int] = {}
+    for row in rows:
+        size[row.family, row.source] = size.get((row.family, row.source), 0) + 1
+    if not base:
+        return [0] * len(rows)
+    wanted = [round(base / size[row.family, row.source] ** 0.5) for row in rows]
+    return [min(max(count, _FEWEST_COPIES), _MOST_COPIES) for count in wanted]
 
 
 def train(
@@ -85,8 +106,10 @@ def train(
     Trained
         The model, and figures of models that did not see the sources they were asked about.
     """
-    thin = tuple(f for f in FAMILIES if sources_per_family(rows).get(f, 0) < 2)
-    images, places = training_images(rows, extracted)
+    counts = [True] * len(rows) if counted is None else list(counted)
+    real = sources_per_family([row for row, kept in zip(rows, counts, strict=True) if kept])
+    thin = tuple(family for family in FAMILIES if real.get(family, 0) < 2)
+    images, places = training_images(rows, extracted, counts)
     held_out = out_of_fold(images, folds=folds, seed=seed)
     looked = _looked(len(rows), places, held_out)
     files = [
@@ -100,14 +123,14 @@ def train(
         _fusion([f for f, own in zip(files, fold_of, strict=True) if own != fold], thin, seed)
         for fold in range(folds)
     ]
-    measured = _measure(files, [per_fold[fold] for fold in fold_of], thin, counted)
+    measured = _measure(files, [per_fold[fold] for fold in fold_of], thin, counts)
     head = fit(images, embedder_version=embedder_version, seed=seed)
     fusion = _fusion(files, thin, seed)
     return Trained(ModalityModel(_version(head, fusion), fusion, head), thin, measured)
 
 
 def training_images(
-    rows: Sequence[Row], extracted: Sequence[Extracted]
+    rows: Sequence[Row], extracted: Sequence[Extracted], counted: Sequence[bool]
 ) -> tuple[TrainingImages, NDArray[np.intp]]:
     """Stack what the head learns from: every picture, then the copies of each.
 
@@ -120,34 +143,25 @@ def training_images(
         [place for place, found in enumerate(extracted) if found.evidence.stages is not None],
         np.intp,
     )
-    stages, features, families, sources, originals = [], [], [], [], []
-
-    def add(row: Row, activations: Any, measures: Any, original: int) -> None:
-        stages.append(activations)
-        features.append(measures)
-        families.append(FAMILIES.index(row.family or ""))
-        sources.append(row.source)
-        originals.append(original)
-
-    for number, place in enumerate(places):
-        evidence = extracted[place].evidence
-        add(rows[place], evidence.stages, evidence.features, number)
-    for number, place in enumerate(places):
-        found = extracted[place]
-        if found.copy_stages is None or found.copy_features is None:
-            continue
-        for activations, measures in zip(found.copy_stages, found.copy_features, strict=True):
-            add(rows[place], activations, measures, number)
-    return (
-        TrainingImages(
-            stages=np.stack(stages),
-            features=np.stack(features),
-            families=np.array(families, np.intp),
-            sources=np.array(sources),
-            originals=np.array(originals, np.intp),
-        ),
-        places,
+    kept = [extracted[place] for place in places]
+    stages: list[Any] = [found.evidence.stages for found in kept]
+    features: list[Any] = [found.evidence.features for found in kept]
+    originals = list(range(len(places)))
+    for number, found in enumerate(kept):
+        if found.copy_stages is not None and found.copy_features is not None:
+            stages += list(found.copy_stages)
+            features += list(found.copy_features)
+            originals += [number] * len(found.copy_stages)
+    origin = places[originals]
+    images = TrainingImages(
+        stages=np.stack(stages),
+        features=np.stack(features),
+        families=np.array([FAMILIES.index(rows[place].family or "") for place in origin], np.intp),
+        sources=np.array([rows[place].source for place in origin]),
+        originals=np.array(originals, np.intp),
+        counted=np.array(counted, bool)[origin],
     )
+    return images, places
 
 
 def _looked(
@@ -180,9 +194,9 @@ def _measure(
     files: Sequence[Labelled],
     fusions: Sequence[Fusion],
     thin: Sequence[str],
-    counted: Sequence[bool] | None,
+    counted: Sequence[bool],
 ) -> dict[str, dict[str, Any]]:
-    kept = [place for place in range(len(files)) if counted is None or counted[place]]
+    kept = [place for place in range(len(files)) if counted[place]]
     files = [files[place] for place in kept]
     fusions = [fusions[place] for place in kept]
     dicom = [place for place, file in enumerate(files) if file.evidence.format == "dicom"]
