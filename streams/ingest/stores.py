@@ -78,9 +78,10 @@ class StoreProvider:
         credential = self._credentials.find(asked.credentials_ref)
         options = dict(self._options.get(scheme, {})) | self._secret(credential, host)
         if scheme in _HOSTED:
-            host, place, found = self._hosted(asked.url)
-            options |= found
-        filesystem = _filesystem(scheme, options)
+            name, address, port, place = self._hosted(asked.url)
+            filesystem = _sftp(name, address, port, options)
+        else:
+            filesystem = _filesystem(scheme, options)
         with _faults():
             if place.endswith("/"):
                 paths = self._below(filesystem, place)
@@ -116,7 +117,7 @@ class StoreProvider:
             )
         return dict(credential.values["options"])
 
-    def _hosted(self, url: str) -> tuple[str, str, dict[str, Any]]:
+    def _hosted(self, url: str) -> tuple[str, str, int, str]:
         try:
             parts = urlsplit(url)
             port = parts.port or 22
@@ -127,7 +128,7 @@ class StoreProvider:
             address = self._guard.addresses(host, port)[0]
         except OSError:
             raise SourceAwayError(f"{host} cannot be resolved") from None
-        return host, unquote(parts.path), {"host": str(address), "port": port}
+        return host, str(address), port, unquote(parts.path)
 
 
 class StoreSource:
@@ -177,11 +178,24 @@ def _filesystem(scheme: str, options: Mapping[str, Any]) -> Any:
         with _faults():
             return fsspec.filesystem(scheme, skip_instance_cache=True, **options)
     except (ImportError, ValueError):
-        raise IngestError(
-            "unsupported-url",
-            f"{scheme}:// needs the package {_EXTRAS.get(scheme, 'of its fsspec back end')}: "
-            "pip install 'biodatamine[stores]'",
-        ) from None
+        raise _lacking(scheme) from None
+
+
+def _sftp(name: str, address: str, port: int, options: Mapping[str, Any]) -> Any:
+    try:
+        from streams.ingest.sftp import open_sftp  # noqa: PLC0415 (paramiko is optional)
+    except ImportError:
+        raise _lacking("sftp") from None
+    with _faults():
+        return open_sftp(name, address, port, options)
+
+
+def _lacking(scheme: str) -> IngestError:
+    return IngestError(
+        "unsupported-url",
+        f"{scheme}:// needs the package {_EXTRAS.get(scheme, 'of its fsspec back end')}: "
+        "pip install 'biodatamine[stores]'",
+    )
 
 
 class _faults:  # noqa: N801 (used like a function)

@@ -167,6 +167,8 @@ class _Sftp:
 
     async def _listen(self) -> Any:
         asyncssh = pytest.importorskip("asyncssh")
+        server = self
+        self.attempts = 0
 
         class OneUser(asyncssh.SSHServer):  # type: ignore[misc, name-defined]
             def begin_auth(self, username: str) -> bool:
@@ -177,14 +179,17 @@ class _Sftp:
                 return True
 
             def validate_password(self, username: str, password: str) -> bool:
+                server.attempts += 1
                 return (username, password) == (USER, PASSWORD)
 
         root = str(self._root)
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        self.host_key = key.export_public_key().decode().strip()
         return await asyncssh.listen(
             "127.0.0.1",
             0,
             server_factory=OneUser,
-            server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
+            server_host_keys=[key],
             sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=root.encode()),
         )
 
@@ -218,7 +223,7 @@ def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Sftp]:
 
 def sftp_provider(sftp: _Sftp, **secret: str) -> StoreProvider:
     allowed = (f"127.0.0.1:{sftp.port}",)
-    given = {"username": USER, "password": PASSWORD, **secret}
+    given = {"username": USER, "password": PASSWORD, "host_key": sftp.host_key, **secret}
     return provider("sftp", f"127.0.0.1:{sftp.port}", given, allowed=allowed)
 
 
@@ -229,6 +234,25 @@ def test_sftp_files_and_folders(sftp: _Sftp) -> None:
 def test_sftp_refuses_a_wrong_password(sftp: _Sftp) -> None:
     made = sftp_provider(sftp, password="wrong")
     assert reason(made, f"sftp://127.0.0.1:{sftp.port}/set/a.png") == "forbidden"
+
+
+def test_sftp_gives_no_password_to_a_server_that_is_not_known(sftp: _Sftp, tmp_path: Path) -> None:
+    """Neither with the key of another server, nor with known hosts that lack this one."""
+    asyncssh = pytest.importorskip("asyncssh")
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    (tmp_path / "known_hosts").write_text(f"elsewhere.example {sftp.host_key}\n")
+    url, before = f"sftp://127.0.0.1:{sftp.port}/set/a.png", sftp.attempts
+    assert reason(sftp_provider(sftp, host_key=other), url) == "unknown-host-key"
+    known = sftp_provider(sftp, host_key="", known_hosts=str(tmp_path / "known_hosts"))
+    assert reason(known, url) == "unknown-host-key"
+    assert sftp.attempts == before
+    (tmp_path / "known_hosts").write_text(f"[127.0.0.1]:{sftp.port} {sftp.host_key}\n")
+    serves(known, f"sftp://127.0.0.1:{sftp.port}")
+
+
+def test_sftp_with_a_host_key_that_is_none(sftp: _Sftp) -> None:
+    made = sftp_provider(sftp, host_key="ssh-ed25519 not-base64")
+    assert reason(made, f"sftp://127.0.0.1:{sftp.port}/set/a.png") == "bad-credentials"
 
 
 def test_sftp_reaches_no_forbidden_address(sftp: _Sftp) -> None:
