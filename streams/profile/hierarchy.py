@@ -39,6 +39,8 @@ class Hierarchy:
         float64, shape (N,): lambda at which it did.
     stability
         float64, shape (M,): excess of mass.
+    death
+        float64, shape (M,): the highest lambda at which anything left the node, or split it.
     densest
         float64, shape (M,): the highest lambda at or below the node.
     """
@@ -49,6 +51,7 @@ class Hierarchy:
     node: Int32
     density: Float64
     stability: Float64
+    death: Float64
     densest: Float64
 
 
@@ -77,13 +80,15 @@ def condense(tree: SpanningTree, min_cluster_size: int) -> Hierarchy:
     parent, birth, node_sizes = parent[:made], birth[:made], node_sizes[:made]
     stability: Float64 = np.zeros(made)
     np.add.at(stability, node, density - birth[node])
-    densest = np.zeros(made)
-    np.maximum.at(densest, node, density)
+    death = np.zeros(made)
+    np.maximum.at(death, node, density)
+    np.maximum.at(death, parent[1:], birth[1:])
+    densest = death.copy()
     for child in range(made - 1, 0, -1):
         above = parent[child]
         stability[above] += (birth[child] - birth[above]) * node_sizes[child]
         densest[above] = max(densest[above], densest[child])
-    return Hierarchy(parent, birth, node_sizes, node, density, stability, densest)
+    return Hierarchy(parent, birth, node_sizes, node, density, stability, death, densest)
 
 
 @compiled

@@ -16,6 +16,7 @@ from streams.profile.cells import Basis, Float32, Int32, project_one, rank_cells
 from streams.profile.compiled import compiled, dot, keep_nearest, squared_distance
 
 _SPARE_PER_CELL = 16
+_HEAD = 48
 
 
 class SlotIndex:
@@ -39,6 +40,8 @@ class SlotIndex:
         self._halves = (0.5 * np.einsum("ij,ij->i", centroids, centroids)).astype(np.float32)
         self._coordinates = np.empty((slots, centroids.shape[1]), np.float32)
         self._half_lengths = np.empty(slots, np.float32)
+        # Length of what lies beyond the leading directions: it bounds what they can contribute.
+        self._tails = np.empty(slots, np.float32)
         self.cell = np.full(slots, -1, np.int32)
         self._position = np.full(slots, -1, np.int32)
         self._lay_out(np.zeros(centroids.shape[0], np.int64))
@@ -64,6 +67,8 @@ class SlotIndex:
         """
         self._coordinates[slots] = coordinates
         self._half_lengths[slots] = 0.5 * lengths
+        beyond = coordinates[:, _HEAD:]
+        self._tails[slots] = np.sqrt(np.einsum("ij,ij->i", beyond, beyond))
         self.cell[slots] = cells
         self._relay()
 
@@ -85,6 +90,8 @@ class SlotIndex:
             self.vectors[slot], self.basis.mean, self.basis.directions, self._coordinates[slot]
         )
         self._half_lengths[slot] = 0.5 * length
+        beyond = self._coordinates[slot, _HEAD:]
+        self._tails[slot] = np.sqrt(dot(beyond, beyond)) if beyond.shape[0] else 0.0
         distances = np.empty(1, np.float32)
         nearest = np.empty(1, np.int32)
         rank_cells(self._coordinates[slot], self.centroids, self._halves, distances, nearest)
@@ -133,6 +140,8 @@ class SlotIndex:
             self._halves,
             self._coordinates,
             self._half_lengths,
+            self._tails,
+            _HEAD,
             self._pool,
             self._starts,
             self._sizes,
@@ -154,6 +163,8 @@ def _search(  # noqa: PLR0917
     halves: Any,
     coordinates: Any,
     half_lengths: Any,
+    tails: Any,
+    head: Any,
     pool: Any,
     starts: Any,
     sizes: Any,
@@ -167,6 +178,12 @@ def _search(  # noqa: PLR0917
     cell_distances = np.empty(probes, np.float32)
     cells = np.empty(probes, np.int32)
     rank_cells(point, centroids, halves, cell_distances, cells)
+    head = min(head, point.shape[0])
+    front = point[:head]
+    back = point[head:]
+    tail = np.float32(0.0)
+    if back.shape[0] > 0:
+        tail = np.sqrt(dot(back, back))
     near = np.full(wanted, np.inf, np.float32)
     candidates = np.full(wanted, -1, np.int32)
     for cell in cells:
@@ -174,7 +191,12 @@ def _search(  # noqa: PLR0917
             break
         for place in range(starts[cell], starts[cell] + sizes[cell]):
             slot = pool[place]
-            distance = half_lengths[slot] - dot(point, coordinates[slot])
+            distance = half_lengths[slot] - dot(front, coordinates[slot, :head])
+            # Cauchy and Schwarz: the other directions bring it no nearer than this.
+            if distance - tail * tails[slot] >= near[wanted - 1]:
+                continue
+            if back.shape[0] > 0:
+                distance -= dot(back, coordinates[slot, head:])
             if distance < near[wanted - 1]:
                 keep_nearest(near, candidates, distance, slot)
     squared[:] = np.inf

@@ -11,12 +11,13 @@ nearest landmarks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from streams.profile.cells import Float32
-from streams.profile.compiled import compiled, squared_distance
+from streams.profile.compiled import compiled, dot
 
 _AMONG = 6
 _FIRST_ROUNDS = 200
@@ -41,8 +42,14 @@ class LandmarkMap:
     def locate(self, vectors: Float32) -> Float32:
         """Return where vectors lie: float32, shape (N, 2)."""
         places = np.empty((vectors.shape[0], 2), np.float32)
-        _locate(np.ascontiguousarray(vectors), self.landmarks, self.places, places)
+        _locate(np.ascontiguousarray(vectors), self.landmarks, self._halves, self.places, places)
         return places
+
+    @cached_property
+    def _halves(self) -> Float32:
+        """Half the squared lengths of the landmarks."""
+        halves: Float32 = 0.5 * np.einsum("ij,ij->i", self.landmarks, self.landmarks)
+        return halves
 
 
 def lay_out(landmarks: Float32, former: LandmarkMap | None, anchoring: float = 1.0) -> LandmarkMap:
@@ -118,15 +125,16 @@ def _majorise(  # noqa: PLR0917
 
 
 @compiled
-def _locate(vectors: Any, landmarks: Any, places: Any, located: Any) -> None:
+def _locate(vectors: Any, landmarks: Any, halves: Any, places: Any, located: Any) -> None:
     among = min(_AMONG, landmarks.shape[0])
     near = np.empty(among, np.float32)
     which = np.empty(among, np.int32)
     for row in range(vectors.shape[0]):
         near[:] = np.inf
         which[:] = 0
+        half = np.float32(0.5) * dot(vectors[row], vectors[row])
         for landmark in range(landmarks.shape[0]):
-            distance = squared_distance(vectors[row], landmarks[landmark])
+            distance = half + halves[landmark] - dot(vectors[row], landmarks[landmark])
             if distance < near[among - 1]:
                 place = among - 1
                 while place > 0 and near[place - 1] > distance:

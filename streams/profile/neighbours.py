@@ -91,7 +91,7 @@ def nearest_neighbours(  # noqa: PLR0917
     points = np.ascontiguousarray(coordinates[order])
     halves = np.ascontiguousarray(0.5 * lengths[order])
     near = _near_cells(centroids, probes)
-    wanted = neighbours + neighbours // 2
+    wanted = neighbours + max(8, neighbours // 4)
     squared = np.full((count, wanted), np.inf, np.float32)
     members = np.full((count, wanted), -1, np.int32)
     in_rows(
@@ -174,15 +174,31 @@ def _select(  # noqa: PLR0917
     members: Any,
 ) -> None:
     # Half the squared distance is a + b - product; a, the row's own half, changes no order.
-    worst = squared.shape[1] - 1
+    # The kept are a heap, its farthest on top: a shorter way in than through a sorted list.
+    width = squared.shape[1]
     for row in range(first, last):
+        heap = squared[row]
+        kept = members[row]
         column = 0
         for cell in cells:
             for other in range(starts[cell], starts[cell + 1]):
                 distance = halves[other] - products[row - first, column]
                 column += 1
-                if distance < squared[row, worst] and other != row:
-                    keep_nearest(squared[row], members[row], distance, other)
+                if distance < heap[0] and other != row:
+                    place = 0
+                    while True:
+                        child = 2 * place + 1
+                        if child >= width:
+                            break
+                        if child + 1 < width and heap[child + 1] > heap[child]:
+                            child += 1
+                        if heap[child] <= distance:
+                            break
+                        heap[place] = heap[child]
+                        kept[place] = kept[child]
+                        place = child
+                    heap[place] = distance
+                    kept[place] = other
 
 
 @compiled
@@ -243,7 +259,7 @@ def _decide(  # noqa: PLR0917
         for place in range(candidates.shape[1]):
             other = candidates[row, place]
             if other < 0:
-                break
+                continue
             keep_nearest(
                 squared[row],
                 members[row],

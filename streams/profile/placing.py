@@ -48,7 +48,7 @@ def place(  # noqa: PLR0917
     birth: Float64,
     densest: Float64,
     node_label: Int32,
-    root_densest: Float64,
+    root_death: Float64,
 ) -> Place:
     """Place one image.
 
@@ -63,14 +63,14 @@ def place(  # noqa: PLR0917
         slot has no node.
     parent, birth, densest, node_label
         Of every node of the condensed tree.
-    root_densest
-        float64, shape (L,): the highest density in each cluster.
+    root_death
+        float64, shape (L,): the density from which on a cluster's members belong to it wholly.
     """
     found, density = _hang(squared, slots, own_core, core, node, parent, birth)
     if found < 0:
         return Place(-1, -1, 0.0, 1.0)
     label = int(node_label[found])
-    membership = min(1.0, density / float(root_densest[label])) if label >= 0 else 0.0
+    membership = min(1.0, density / float(root_death[label])) if label >= 0 else 0.0
     return Place(int(found), label, membership, max(0.0, 1.0 - density / float(densest[found])))
 
 

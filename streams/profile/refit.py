@@ -55,7 +55,10 @@ class ClusterParameters:
     dimensions
         Directions of the basis.
     neighbours
-        Neighbours in the graph.
+        Neighbours that an arrival is placed by.
+    graph
+        Neighbours in a refit's graph. Where groups touch, the shortest way between them joins
+        vectors that are not among each other's nearest few: 16 are too few for that, 48 do.
     probes, descents
         Cells searched per cell in a refit, and passes over neighbours of neighbours.
     exemplars
@@ -69,6 +72,7 @@ class ClusterParameters:
     hysteresis: float = 0.1
     dimensions: int = 160
     neighbours: int = 16
+    graph: int = 48
     probes: int = 10
     descents: int = 1
     exemplars: int = 8
@@ -183,7 +187,7 @@ def refit(snapshot: Snapshot) -> Fitted:
         lengths,
         cells,
         centroids,
-        max(options.neighbours, options.min_samples),
+        max(options.graph, options.min_samples),
         options.probes,
         options.descents,
         snapshot.threads,
@@ -195,7 +199,7 @@ def refit(snapshot: Snapshot) -> Fitted:
     roots = select(hierarchy, favour)
     node_label = label_nodes(hierarchy, roots)
     label = node_label[hierarchy.node]
-    top = np.where(label >= 0, hierarchy.densest[roots[label]] if roots.size else 0.0, 1.0)
+    top = np.where(label >= 0, hierarchy.death[roots[label]] if roots.size else 0.0, 1.0)
     membership = np.where(label >= 0, np.minimum(hierarchy.density / top, 1.0), 0.0)
     outlier = 1.0 - hierarchy.density / hierarchy.densest[hierarchy.node]
     layout = lay_out(_landmarks(snapshot.vectors, slots, cells, centroids.shape[0]), snapshot.map)

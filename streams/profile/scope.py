@@ -26,7 +26,14 @@ from streams.profile.cells import (
 )
 from streams.profile.identity import ClusterEvent, Int64, match
 from streams.profile.index import SlotIndex
-from streams.profile.outliers import Calibration, Deviation, Neighbour, UsualFeatures
+from streams.profile.outliers import (
+    CALIBRATION_SAMPLE,
+    Calibration,
+    Deviation,
+    Neighbour,
+    UsualFeatures,
+    own_core,
+)
 from streams.profile.placing import Place, place
 from streams.profile.provisional import Gathering
 from streams.profile.refit import Fitted, Snapshot, refit
@@ -84,8 +91,11 @@ class ScopeProfile:
         self._apply_at = 0
         self._refit_at = options.first_refit
         self._fitted: Fitted | None = None
-        self._root_densest = np.zeros(0)
+        self._root_death = np.zeros(0)
         self._core: Float32 = np.full(slots, np.inf, np.float32)
+        # Core distances as they were on arrival, and when that was: what p-values are made of.
+        self._arrival_core: Float32 = np.full(slots, np.nan, np.float32)
+        self._arrival: Int64 = np.zeros(slots, np.int64)
         self._node: Int32 = np.full(slots, -1, np.int32)
         # The cluster that an image is in, and the one that it remembers while that one sleeps.
         self._cluster: Int64 = np.full(slots, -1, np.int64)
@@ -229,8 +239,8 @@ class ScopeProfile:
         options = self.parameters
         neighbours = max(options.clusters.neighbours, options.clusters.min_samples)
         squared, slots = self.window.index.search(vector, neighbours, options.probes)
-        own_core = self._own_core(squared)
-        spot = self._place(squared, slots, own_core)
+        core = self._own_core(squared)
+        spot = self._place(squared, slots, core)
         nearest = tuple(
             Neighbour(self.window.keys[slot], float(np.sqrt(distance)))
             for distance, slot in zip(squared[:_SHOWN], slots[:_SHOWN], strict=True)
@@ -239,7 +249,7 @@ class ScopeProfile:
         formed: list[ClusterUpdate] = []
         twin: str | None = None
         admitted = not self.window.is_late(arrival.event_time_seconds)
-        p_value = self._calibration.p_value(own_core)
+        p_value = self._calibration.p_value(core)
         if squared.size and squared[0] <= options.near_identical**2:
             slot = int(slots[0])
             twin = self.window.keys[slot]
@@ -249,14 +259,15 @@ class ScopeProfile:
                 self._count_kind(slot, arrival.kind)
         elif admitted:
             if cluster < 0:
-                cluster = self._join_provisional(squared, slots, own_core)
+                cluster = self._join_provisional(squared, slots, core)
             slot = self._admit(arrival, vector)
-            self._core[slot] = own_core
+            self._core[slot] = core
+            self._arrival_core[slot] = core if self._fitted is not None else np.nan
             self._node[slot] = spot.node
             self._cluster[slot] = cluster
             self._memory[slot] = cluster
             if cluster < 0 and self._fitted is not None:
-                formed = self._gather(slot, squared, slots, own_core)
+                formed = self._gather(slot, squared, slots, core)
                 cluster = int(self._cluster[slot])
         outlier = p_value is not None and p_value <= options.alpha
         deviations: tuple[Deviation, ...] = ()
@@ -271,7 +282,7 @@ class ScopeProfile:
                 cluster=_or_none(cluster),
                 membership=spot.membership if cluster >= 0 else 0.0,
                 outlier_score=spot.outlier,
-                distance=float(np.sqrt(own_core)),
+                distance=float(np.sqrt(core)),
                 p_value=p_value,
                 outlier=outlier,
                 nearest=nearest,
@@ -284,6 +295,8 @@ class ScopeProfile:
     def _admit(self, arrival: Arrival, vector: Float32) -> int:
         slot, left = self.window.admit(arrival.key, arrival.event_time_seconds, vector)
         self._forget(left)
+        self._arrival_core[slot] = np.nan
+        self._arrival[slot] = self.arrivals
         self._node[slot] = -1
         self._cluster[slot] = -1
         self._memory[slot] = -1
@@ -298,21 +311,21 @@ class ScopeProfile:
             return float("inf")
         return float(squared[min(self.parameters.clusters.min_samples, squared.size) - 1])
 
-    def _place(self, squared: Float32, slots: Int32, own_core: float) -> Place:
+    def _place(self, squared: Float32, slots: Int32, core: float) -> Place:
         if self._fitted is None:
             return Place(-1, -1, 0.0, 1.0)
         tree = self._fitted.hierarchy
         return place(
             squared,
             slots,
-            own_core,
+            core,
             self._core,
             self._node,
             tree.parent,
             tree.birth,
             tree.densest,
             self._fitted.node_label,
-            self._root_densest,
+            self._root_death,
         )
 
     def _locate(self, vector: Float32) -> tuple[float, float] | None:
@@ -336,9 +349,9 @@ class ScopeProfile:
 
     # Clusters between refits
 
-    def _close(self, squared: Float32, slots: Int32, own_core: float) -> list[int]:
+    def _close(self, squared: Float32, slots: Int32, core: float) -> list[int]:
         """Return the neighbours that are linked by reach, nearest first."""
-        if own_core > self._reach_squared:
+        if core > self._reach_squared:
             return []
         return [
             int(slot)
@@ -346,20 +359,20 @@ class ScopeProfile:
             if distance <= self._reach_squared and self._core[slot] <= self._reach_squared
         ]
 
-    def _join_provisional(self, squared: Float32, slots: Int32, own_core: float) -> int:
+    def _join_provisional(self, squared: Float32, slots: Int32, core: float) -> int:
         if self._provisional:
-            for slot in self._close(squared, slots, own_core):
+            for slot in self._close(squared, slots, core):
                 if int(self._cluster[slot]) in self._provisional:
                     return int(self._cluster[slot])
         return -1
 
     def _gather(
-        self, slot: int, squared: Float32, slots: Int32, own_core: float
+        self, slot: int, squared: Float32, slots: Int32, core: float
     ) -> list[ClusterUpdate]:
         # The fringe of a cluster is no new one: most neighbours must be in no cluster.
         if 2 * int((self._cluster[slots] >= 0).sum()) > slots.shape[0]:
             return []
-        together = self._gathering.link(slot, self._close(squared, slots, own_core))
+        together = self._gathering.link(slot, self._close(squared, slots, core))
         if together < self.parameters.clusters.min_cluster_size(len(self.window)):
             return []
         members = self._gathering.take(slot)
@@ -412,7 +425,7 @@ class ScopeProfile:
         )
         before = self._cluster.copy()
         self._fitted = fitted
-        self._root_densest = fitted.hierarchy.densest[fitted.roots]
+        self._root_death = fitted.hierarchy.death[fitted.roots]
         self._ids = matching.ids
         self._next_id = matching.next_id
         self._asleep = dict(matching.asleep)
@@ -429,7 +442,7 @@ class ScopeProfile:
         self._cluster[:] = np.where(np.isin(self._memory, asleep), -1, self._memory)
         births = fitted.hierarchy.birth[fitted.roots]
         self._reach_squared = float(1.0 / np.median(births) ** 2) if births.size else 0.0
-        self._calibration = Calibration.of(fitted.core)
+        self._calibration = self._calibrate()
         used = self.window.slots()
         sample = used[:: max(1, used.shape[0] // _FEATURE_SAMPLE)]
         self._usual = UsualFeatures(
@@ -466,6 +479,30 @@ class ScopeProfile:
         )
         self.window.index = index
 
+    def _calibrate(self) -> Calibration:
+        """Return what core distances are usual for arrivals.
+
+        They are those of earlier arrivals, when they arrived: found by the same search, in a
+        window of much the same size. Older ones than half the stream came to a smaller window, and
+        after a restart there are none; then images of the window are searched for as if they came.
+        """
+        used = self.window.slots()
+        cores = self._arrival_core[used]
+        cores = cores[np.isfinite(cores) & (2 * self._arrival[used] > self.arrivals)]
+        if cores.shape[0] < min(CALIBRATION_SAMPLE, used.shape[0] // 2):
+            sample = used[:: max(1, used.shape[0] // CALIBRATION_SAMPLE)]
+            options = self.parameters
+            cores = np.array(
+                [
+                    own_core(
+                        self.window.index, int(slot), options.clusters.min_samples, options.probes
+                    )
+                    for slot in sample
+                ],
+                np.float32,
+            )
+        return Calibration.of(cores)
+
     def _index_anew(self) -> None:
         """Give a window that is being filled more cells."""
         slots = self.window.slots()
@@ -494,9 +531,9 @@ class ScopeProfile:
             )
             others = slots != slot
             squared, slots = squared[others], slots[others]
-            own_core = self._own_core(squared)
-            spot = self._place(squared, slots, own_core)
-            self._core[slot] = own_core
+            core = self._own_core(squared)
+            spot = self._place(squared, slots, core)
+            self._core[slot] = core
             self._node[slot] = spot.node
             after = int(self._ids[spot.label]) if spot.label >= 0 else -1
             before = int(self._cluster[slot])

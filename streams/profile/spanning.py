@@ -69,8 +69,8 @@ def spanning_tree(
     left = np.repeat(np.arange(count, dtype=np.int32), width)
     right = neighbours.members.ravel()
     keep = right >= 0
-    left, right = left[keep], right[keep]
-    weights = np.maximum(neighbours.squared.ravel()[keep], np.maximum(core[left], core[right]))
+    left, right, distances = left[keep], right[keep], neighbours.squared.ravel()[keep]
+    weights = np.maximum(distances, np.maximum(core[left], core[right]))
     part = np.arange(count, dtype=np.int32)
     chosen = [_grow(part, left, right, weights)]
     while True:

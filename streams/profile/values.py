@@ -53,7 +53,7 @@ class ProfileParameters:
     refit_every: int = 10_000
     refit_lag: int = 5_000
     first_refit: int = 200
-    probes: int = 12
+    probes: int = 8
     alpha: float = 0.01
     feature_names: tuple[str, ...] = ()
     grace: int = 2
