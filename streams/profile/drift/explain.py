@@ -1,0 +1,146 @@
+"""Which features moved since the change, and which of them to name first.
+
+One cause moves many features: a narrower window moves the mean, the median, the entropy and the
+embedding. Three rules put the cause first.
+
+*Causes run one way.* What the pixels show follows from how they were acquired, and what a model
+says from the pixels; never the other way. So where something of the acquisition moved, it is named
+before the image, and the image before the model.
+
+*The data-processing inequality.* Within one of these, what follows from a cause through a channel
+that did not change diverges from its reference no more than the cause does. So the greatest
+evidence per unit (an estimate of the Kullback-Leibler divergence, in nats) marks the cause.
+
+*The order of the closed list.* An estimate from few units is not exact, and a new scanner is a new
+device and a new model alike. Among those with at least half of the greatest divergence, the one
+that stands first in the list is named: a modality before its matrix, a view before its kVp.
+
+Only what moved competes: e-BH over features, at five percent false discoveries, which holds under
+any dependence. Features of the acquisition need less, because something moved for sure and they
+alone are few: together they are wrongly moved in at most a quarter of the alarms (and much less,
+as this is Bonferroni's bound). The time of the change is an estimate from the same units, so these
+e-values describe the alarm; what controls false alarms is the detector's threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy.special import logsumexp
+
+from streams.profile.drift.channels import Cells, Channel
+from streams.profile.drift.detector import Bank
+from streams.profile.drift.discoveries import e_discoveries
+from streams.profile.drift.features import ROLES, Feature
+from streams.profile.drift.sketches import Float64Array
+
+FALSE_DISCOVERIES: Final = 0.05
+_ACQUISITION_LEVEL: Final = 0.25
+_NEARLY_GREATEST: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Mover:
+    """A feature that moved.
+
+    Parameters
+    ----------
+    feature : Feature
+        Which.
+    channel : int
+        Its channel that tells the most.
+    alternative : int
+        The alternative of that channel that fits best.
+    log_evidence : float
+        Logarithm of the e-value of the feature.
+    divergence : float
+        Evidence of the best alternative per unit, in nats.
+    """
+
+    feature: Feature
+    channel: int
+    alternative: int
+    log_evidence: float
+    divergence: float
+
+
+def movers(channels: tuple[Channel, ...], bank: Bank, cells: Cells) -> tuple[Mover, ...]:
+    """Return the features that moved, the one to name first at the front.
+
+    Parameters
+    ----------
+    channels : tuple of Channel
+        Of the reference.
+    bank : Bank
+        Its alternatives.
+    cells : ndarray
+        int16 ``[n, channels]``: the units since the change.
+
+    Returns
+    -------
+    tuple of Mover
+        Empty when no single feature tells anything: only the whole does.
+    """
+    if not len(cells):
+        return ()
+    sums = np.log(bank.ratios(cells)).sum(axis=0)
+    found = _best(channels, bank, sums, len(cells))
+    chosen = _moved(found)
+    if not chosen:
+        return ()
+    # The sort is stable: among equals the closed list's order stays.
+    chosen.sort(key=lambda mover: -mover.divergence)
+    role = min(ROLES.index(mover.feature.role) for mover in chosen)
+    causes = [mover for mover in chosen if ROLES.index(mover.feature.role) == role]
+    enough = causes[0].divergence * _NEARLY_GREATEST
+    place = {channel.feature.name: k for k, channel in enumerate(channels) if channel.feature}
+    first = min(
+        (mover for mover in causes if mover.divergence >= enough),
+        key=lambda mover: place[mover.feature.name],
+    )
+    return (first, *(mover for mover in chosen if mover is not first))
+
+
+def _moved(found: list[Mover]) -> list[Mover]:
+    discovered = e_discoveries([mover.log_evidence for mover in found], FALSE_DISCOVERIES)
+    acquired = sum(mover.feature.role == "acquisition" for mover in found)
+    needed = math.log(max(1, acquired) / _ACQUISITION_LEVEL)
+    chosen = [
+        mover
+        for mover, yes in zip(found, discovered, strict=True)
+        if yes or (mover.feature.role == "acquisition" and mover.log_evidence >= needed)
+    ]
+    if not chosen and found:
+        # The alarm was the sum of many small ones: take those that carry most of it.
+        most = max(mover.log_evidence for mover in found)
+        chosen = [m for m in found if most > 0 and m.log_evidence >= _NEARLY_GREATEST * most]
+    return chosen
+
+
+def _best(channels: tuple[Channel, ...], bank: Bank, sums: Float64Array, count: int) -> list[Mover]:
+    """Return each watched feature with its best alternative and its e-value."""
+    by_feature: dict[str, list[int]] = {}
+    features: dict[str, Feature] = {}
+    for index, alternative in enumerate(bank.alternatives):
+        feature = channels[alternative.channel].feature
+        if feature is not None:
+            by_feature.setdefault(feature.name, []).append(index)
+            features[feature.name] = feature
+    result = []
+    for name, indices in by_feature.items():
+        shares = bank.shares[indices]
+        evidence = float(logsumexp(sums[indices], b=shares / shares.sum()))
+        best = indices[int(np.argmax(sums[indices]))]
+        result.append(
+            Mover(
+                features[name],
+                bank.alternatives[best].channel,
+                best,
+                evidence,
+                float(sums[best]) / count,
+            )
+        )
+    return result
