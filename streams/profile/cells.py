@@ -27,6 +27,7 @@ Int32 = NDArray[np.int32]
 BASIS_SAMPLE = 12_000
 _CELLS_SAMPLE_PER_CELL = 40
 _LLOYD_ROUNDS = 6
+_SEEDED_ROUNDS = 3
 _BLOCK = 16_384
 
 
@@ -105,7 +106,7 @@ def fit_cells(coordinates: Float32, count: int, seeds: Float32 | None = None) ->
     if seeds is not None:
         kept = min(count, seeds.shape[0])
         centroids[:kept] = seeds[:kept]
-    for _ in range(_LLOYD_ROUNDS):
+    for _ in range(_LLOYD_ROUNDS if seeds is None else _SEEDED_ROUNDS):
         nearest = assign_cells(sample, centroids)
         sizes = np.bincount(nearest, minlength=count)
         order = np.argsort(nearest, kind="stable")

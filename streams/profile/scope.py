@@ -242,8 +242,10 @@ class ScopeProfile:
         core = self._own_core(squared)
         spot = self._place(squared, slots, core)
         nearest = tuple(
-            Neighbour(self.window.keys[slot], float(np.sqrt(distance)))
-            for distance, slot in zip(squared[:_SHOWN], slots[:_SHOWN], strict=True)
+            Neighbour(self.window.keys[slot], distance)
+            for distance, slot in zip(
+                np.sqrt(squared[:_SHOWN]).tolist(), slots[:_SHOWN].tolist(), strict=True
+            )
         )
         cluster = int(self._ids[spot.label]) if spot.label >= 0 else -1
         formed: list[ClusterUpdate] = []

@@ -205,6 +205,28 @@ def test_of_two_near_equal_divisions_the_former_one_stays():
     assert list(select(hierarchy, np.array([1, 1.1, 1, 1, 1]))) == [1, 4]
 
 
+def test_a_refit_favours_what_it_found_before():
+    vectors, _ = mixture(11).draw(1500)
+    first = refit(snapshot(vectors))
+    former = np.where(first.label >= 0, first.label + 40, -1).astype(np.int64)
+    again = refit(snapshot(vectors, former, map=first.map))
+    assert np.array_equal(first.label, again.label)
+    # Had two clusters been one, they would stay one if that is nearly as good: at any price here.
+    tree = first.hierarchy
+    split = next(
+        (tree.parent[a], a, b)
+        for a in first.roots
+        for b in first.roots
+        if a < b and tree.parent[a] == tree.parent[b] > 0
+    )
+    both = np.isin(first.node_label[tree.node], first.node_label[list(split[1:])])
+    former[both] = 7
+    generous = ClusterParameters(hysteresis=1e6)
+    merged = refit(snapshot(vectors, former, parameters=generous))
+    assert len(set(merged.label[both])) == 1
+    assert merged.roots.size == first.roots.size - 1
+
+
 def test_a_list_of_nearest_keeps_the_smallest_in_order():
     chance = np.random.default_rng(1)
     distances = chance.random(50).astype(np.float32)
