@@ -39,8 +39,8 @@ from streams.profile.drift import (
     make_band,
 )
 from streams.profile.drift.calibrate import Calibration
-from streams.profile.drift.detector import Bank, Detector, change_point, make_bank
-from streams.profile.drift.explain import movers
+from streams.profile.drift.detector import Bank, Detector, make_bank
+from streams.profile.drift.explain import explain
 from tests.bench._drift_baseline import DailyTests
 from tests.bench._drift_streams import (
     INTENSITY,
@@ -236,8 +236,7 @@ def _first_alarm(
         return count - before, "", 0
     if found < before:
         return None
-    begin = change_point(one.bank, detector.leading(), cells[: found + 1])
-    moved = movers(one.encoder.channels, one.bank, cells[begin : found + 1])
+    begin, moved = explain(one.encoder.channels, one.bank, detector, cells[: found + 1])
     return found - before + 1, moved[0].feature.name if moved else "(joint)", begin - before
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from streams.profile.drift import Encoder, Profile, Scope, calibrate, freeze
 from streams.profile.drift.channels import JOINT, MISSING, NOVEL
-from streams.profile.drift.detector import Detector, change_point, make_bank
-from streams.profile.drift.explain import movers
+from streams.profile.drift.detector import Detector, make_bank
+from streams.profile.drift.explain import explain, movers
 from streams.profile.drift.features import BY_NAME
 from tests.unit.drift_streams import DAY, FEATURES, draw
 
@@ -111,9 +111,9 @@ def test_drift_is_found_dated_and_named(encoder, bank, calibration, change, firs
         if found < 300:
             continue
         assert found < 450
-        begin = change_point(bank, detector.leading(), cells[: found + 1])
+        begin, moved = explain(encoder.channels, bank, detector, cells[: found + 1])
         assert abs(begin - 300) < 60
-        right += movers(encoder.channels, bank, cells[begin : found + 1])[0].feature.name in first
+        right += moved[0].feature.name in first
     assert right >= 4
 
 

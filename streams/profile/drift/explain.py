@@ -12,19 +12,19 @@ that did not change diverges from its reference no more than the cause does. So 
 evidence per unit (an estimate of the Kullback-Leibler divergence, in nats) marks the cause.
 
 *The order of the closed list.* An estimate from few units is not exact, and a new scanner is a new
-device and a new model alike. Among those with at least half of the greatest divergence, the one
+device and a new model alike. Among those with at least 40 % of the greatest divergence, the one
 that stands first in the list is named: a modality before its matrix, a view before its kVp.
 
-Only what moved competes: e-BH over features, at five percent false discoveries, which holds under
-any dependence. Features of the acquisition need less, because something moved for sure and they
-alone are few: together they are wrongly moved in at most a quarter of the alarms (and much less,
-as this is Bonferroni's bound). The time of the change is an estimate from the same units, so these
-e-values describe the alarm; what controls false alarms is the detector's threshold.
+Only what moved competes: what e-BH discovers over all features, at five percent false discoveries
+and under any dependence, and, because at an alarm something moved for sure, what has evidence of
+its own (an e-value above e, or the greatest there is) and is not fifty times less likely than the
+likeliest. The evidence of a feature at an alarm is that of the detector: the mean over all begins
+that the change could have had, which is an e-value whatever the begin. The begin itself is then the
+most likely one for the cause, not for its noisiest effect.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,14 +32,15 @@ import numpy as np
 from scipy.special import logsumexp
 
 from streams.profile.drift.channels import Cells, Channel
-from streams.profile.drift.detector import Bank
+from streams.profile.drift.detector import Bank, Detector, change_point
 from streams.profile.drift.discoveries import e_discoveries
 from streams.profile.drift.features import ROLES, Feature
 from streams.profile.drift.sketches import Float64Array
 
 FALSE_DISCOVERIES: Final = 0.05
-_ACQUISITION_LEVEL: Final = 0.25
-_NEARLY_GREATEST: Final = 0.5
+_OWN_NATS: Final = 1.0
+_BEHIND_NATS: Final = 4.0
+_NEARLY_GREATEST: Final = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Mover:
     alternative : int
         The alternative of that channel that fits best.
     log_evidence : float
-        Logarithm of the e-value of the feature.
+        Logarithm of the e-value of the feature, from the begin of the change on.
     divergence : float
         Evidence of the best alternative per unit, in nats.
     """
@@ -67,8 +68,41 @@ class Mover:
     divergence: float
 
 
+def explain(
+    channels: tuple[Channel, ...], bank: Bank, detector: Detector, cells: Cells
+) -> tuple[int, tuple[Mover, ...]]:
+    """Return the first unit after the change, and what moved, at an alarm.
+
+    Parameters
+    ----------
+    channels : tuple of Channel
+        Of the reference.
+    bank : Bank
+        Its alternatives.
+    detector : Detector
+        As the alarm left it.
+    cells : ndarray
+        int16 ``[n, channels]``: the units up to the alarm, at least one.
+    """
+    with np.errstate(divide="ignore"):
+        sums = np.log(detector.statistics / max(1, detector.units))
+    found = _best(channels, bank, sums, len(cells))
+    chosen = _moved(found)
+    leading = detector.leading()
+    if chosen:
+        role = min(ROLES.index(mover.feature.role) for mover in chosen)
+        causes = [mover for mover in chosen if ROLES.index(mover.feature.role) == role]
+        leading = max(causes, key=lambda mover: mover.log_evidence).alternative
+    begin = change_point(bank, leading, cells)
+    since = np.log(bank.ratios(cells[begin:])).sum(axis=0)
+    measured = _best(channels, bank, since, len(cells) - begin)
+    since_begin = {mover.feature.name: mover for mover in measured}
+    chosen = [since_begin[mover.feature.name] for mover in chosen]
+    return begin, _ordered(channels, chosen)
+
+
 def movers(channels: tuple[Channel, ...], bank: Bank, cells: Cells) -> tuple[Mover, ...]:
-    """Return the features that moved, the one to name first at the front.
+    """Return the features that moved since a known begin, the one to name first at the front.
 
     Parameters
     ----------
@@ -87,12 +121,14 @@ def movers(channels: tuple[Channel, ...], bank: Bank, cells: Cells) -> tuple[Mov
     if not len(cells):
         return ()
     sums = np.log(bank.ratios(cells)).sum(axis=0)
-    found = _best(channels, bank, sums, len(cells))
-    chosen = _moved(found)
+    return _ordered(channels, _moved(_best(channels, bank, sums, len(cells))))
+
+
+def _ordered(channels: tuple[Channel, ...], chosen: list[Mover]) -> tuple[Mover, ...]:
     if not chosen:
         return ()
     # The sort is stable: among equals the closed list's order stays.
-    chosen.sort(key=lambda mover: -mover.divergence)
+    chosen = sorted(chosen, key=lambda mover: -mover.divergence)
     role = min(ROLES.index(mover.feature.role) for mover in chosen)
     causes = [mover for mover in chosen if ROLES.index(mover.feature.role) == role]
     enough = causes[0].divergence * _NEARLY_GREATEST
@@ -105,19 +141,18 @@ def movers(channels: tuple[Channel, ...], bank: Bank, cells: Cells) -> tuple[Mov
 
 
 def _moved(found: list[Mover]) -> list[Mover]:
+    if not found:
+        return []
     discovered = e_discoveries([mover.log_evidence for mover in found], FALSE_DISCOVERIES)
-    acquired = sum(mover.feature.role == "acquisition" for mover in found)
-    needed = math.log(max(1, acquired) / _ACQUISITION_LEVEL)
-    chosen = [
+    greatest = max(mover.log_evidence for mover in found)
+    if greatest <= 0:
+        return []
+    needed = min(greatest, max(_OWN_NATS, greatest - _BEHIND_NATS))
+    return [
         mover
         for mover, yes in zip(found, discovered, strict=True)
-        if yes or (mover.feature.role == "acquisition" and mover.log_evidence >= needed)
+        if yes or mover.log_evidence >= needed
     ]
-    if not chosen and found:
-        # The alarm was the sum of many small ones: take those that carry most of it.
-        most = max(mover.log_evidence for mover in found)
-        chosen = [m for m in found if most > 0 and m.log_evidence >= _NEARLY_GREATEST * most]
-    return chosen
 
 
 def _best(channels: tuple[Channel, ...], bank: Bank, sums: Float64Array, count: int) -> list[Mover]:

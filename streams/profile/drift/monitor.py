@@ -31,8 +31,8 @@ import numpy as np
 from schemas.facts import DriftedFeature
 from streams.profile.drift.calibrate import Calibration
 from streams.profile.drift.channels import Cells, Encoder
-from streams.profile.drift.detector import Alternative, Detector, change_point, make_bank
-from streams.profile.drift.explain import Mover, movers
+from streams.profile.drift.detector import Alternative, Detector, make_bank
+from streams.profile.drift.explain import Mover, explain, movers
 from streams.profile.drift.points import DEFAULT_MIN_UNITS, Band, DriftPoint, drift_point
 from streams.profile.drift.profile import Profile
 from streams.profile.drift.sketches import Float64Array
@@ -92,7 +92,8 @@ class Alert:
     features : tuple of DriftedFeature
         What moved, the one that explains the most at the front. Effect sizes are of the units since
         the change; p-values are inverse e-values of the same units, which hold for any number of
-        them. Empty when only the combination of features is odd.
+        them, given the begin: what keeps false alarms rare is the detector. Empty when only the
+        combination of features is odd.
     changes : tuple of str
         In words, one for each feature: ``up``, ``more LL``.
     """
@@ -250,14 +251,11 @@ class DriftMonitor:
 
     def _raise(self, unit: Unit) -> Alert:
         cells = np.concatenate([c for _, c in self._history])
-        leading = self._detector.leading()
-        begin = change_point(self._bank, leading, cells)
-        found = movers(self._encoder.channels, self._bank, cells[begin:])
+        begin, found = explain(self._encoder.channels, self._bank, self._detector, cells)
         units = [u for u, _ in self._history][begin:]
         # What moved nearly as much as the first carries the alert; without any, the whole does.
-        carriers = [m.alternative for m in found if m.divergence >= found[0].divergence / 2] or [
-            leading
-        ]
+        carriers = [m.alternative for m in found if m.divergence >= found[0].divergence / 2]
+        carriers = carriers or [self._detector.leading()]
         raised = _Raised(
             since=units[0].event_time,
             carriers=carriers,
@@ -268,7 +266,7 @@ class DriftMonitor:
             studies={u.study_id for u in units},
         )
         self._raised = raised
-        return self._alert("raised", raised, unit.event_time)
+        return self._alert("raised", raised, unit.event_time, found)
 
     def _looks_back(self, raised: _Raised, unit: Unit, cells: Cells) -> bool:
         """Count a unit of an alert, and tell whether all that moved is back."""
@@ -323,11 +321,17 @@ class DriftMonitor:
         return results
 
     def _alert(
-        self, state: Literal["raised", "continuing"], raised: _Raised, at: datetime
+        self,
+        state: Literal["raised", "continuing"],
+        raised: _Raised,
+        at: datetime,
+        moved: tuple[Mover, ...] | None = None,
     ) -> Alert:
         cells = np.concatenate(raised.cells[-_MAX_LOOKED_AT:])
         units = raised.units[-_MAX_LOOKED_AT:]
-        found = movers(self._encoder.channels, self._bank, cells)[:_MAX_FEATURES]
+        if moved is None:
+            moved = movers(self._encoder.channels, self._bank, cells)
+        found = moved[:_MAX_FEATURES]
         profile = Profile(self.reference.features, sample_size=_MAX_LOOKED_AT)
         profile.add(units)
         described = [self._describe(mover, profile, units, cells) for mover in found]
