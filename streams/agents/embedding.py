@@ -26,7 +26,7 @@ class Seen:
     Parameters
     ----------
     embedding : Embedding
-        Of the first view, the whole slice.
+        Of the first view, the content of the slice.
     stages : ndarray or None
         float32 ``[V, S]``: activations of the stages for each view, where the model gives them.
     """

@@ -1,9 +1,9 @@
-"""The views of one slice that the pixel head looks at: the whole, its content, and its detail.
+"""The views of one slice that the embedder looks at: its content, and its texture.
 
-A small network sees a square of 224 pixels. The whole slice in that square shows layout: text,
-borders, where the anatomy sits. Its content alone, stretched, shows the anatomy however dim it is
-and however wide its borders are. The grain of speckle, quantum noise and interpolation shows only
-at native resolution.
+A small network sees a square of 224 pixels. The content in that square shows what was imaged, and
+loses texture; the grain of speckle, quantum noise and interpolation shows only near native
+resolution. So there is one view of each scale. (A third one, of the whole slice with its borders,
+made the head no better.)
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from streams.pixels.views import background_level, make_view
 
 UInt8Array = NDArray[np.uint8]
 
-VIEWS: Final[tuple[str, ...]] = ("whole", "content", "detail")
-"""What :func:`views` returns, in this order; ``whole`` is the view that clusters live on."""
+VIEWS: Final[tuple[str, ...]] = ("content", "detail")
+"""What :func:`views` returns, in this order; ``content`` is the view that clusters live on."""
 
 # A pixel belongs to the content when it is this far from the level of the border.
 _CONTENT_LEVELS: Final = 12
@@ -44,10 +44,10 @@ def views(display: UInt8Array, size: int = 224) -> UInt8Array:
     Returns
     -------
     ndarray
-        uint8 ``[len(VIEWS), size, size, 3]``. ``whole`` is :func:`streams.pixels.make_view` of the
-        slice; ``content`` is the same of what is left without uniform borders, its contrast
-        stretched; ``detail`` is the square in the middle of the content at native resolution,
-        stretched likewise.
+        uint8 ``[len(VIEWS), size, size, 3]``. ``content`` is :func:`streams.pixels.make_view` of
+        what is left without uniform borders, its contrast stretched: an export with a frame and
+        another window looks as its original does. ``detail`` is the square in the middle of the
+        content at native resolution, stretched likewise.
     """
     rows, columns = content_box(display)
     content, shrink = display, _shrink(display, rows, columns, size)
@@ -56,13 +56,7 @@ def views(display: UInt8Array, size: int = 224) -> UInt8Array:
         content = np.asarray(Image.fromarray(np.ascontiguousarray(display)).reduce(shrink))
     part = content[_scaled(rows, shrink), _scaled(columns, shrink)]
     middle = _middle(display[rows, columns], size)
-    return np.stack(
-        [
-            make_view(display, size),
-            stretched(make_view(part, size)),
-            stretched(make_view(middle, size)),
-        ]
-    )
+    return np.stack([stretched(make_view(part, size)), stretched(make_view(middle, size))])
 
 
 def content_box(display: UInt8Array) -> tuple[slice, slice]:

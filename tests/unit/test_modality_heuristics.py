@@ -79,9 +79,18 @@ def test_any_picture_has_views(shape: tuple[int, ...], filling: str, seed: int) 
     made = views(display, 32)
     assert made.dtype == np.uint8
     assert made.shape == (len(VIEWS), 32, 32, 3)
-    np.testing.assert_array_equal(made[0], make_view(display, 32))
     rows, columns = content_box(display)
     assert display[rows, columns].size
+
+
+def test_a_frame_and_another_window_leave_the_views_as_they_were() -> None:
+    plain = sector()
+    framed = np.zeros((plain.shape[0] + 90, plain.shape[1] + 60), np.uint8)
+    framed[40:-50, 10:-50] = plain // 2
+    content, other = views(plain, 64)[0], views(framed, 64)[0]
+    assert np.corrcoef(content.ravel(), other.ravel())[0, 1] > 0.9
+    assert abs(float(content.mean()) - float(other.mean())) < 12
+    assert make_view(plain, 64).mean() > 1.5 * make_view(framed, 64).mean()
 
 
 def test_names_are_unique() -> None:

@@ -81,14 +81,14 @@ class Recipe:
 
 
 RECIPES: Final[tuple[Recipe, ...]] = (
-    Recipe((1,), True),
+    Recipe((0,), True),
     # Few directions learn little of the sources: worse at what is common, better at what is rare.
+    Recipe((0,), False, components=48),
     Recipe((1,), False, components=48),
-    Recipe((2,), False, components=48),
     Recipe((), True),
 )
 """Experts of the signal, chosen by what they do together on sources left out: the content with and
-without measures, its detail, and the measures alone. The whole view made their mixture worse."""
+without measures, its detail, and the measures alone."""
 HEURISTICS_RECIPE: Final = Recipe((), True)
 
 
@@ -373,7 +373,7 @@ def _pooled(
     return means, (1 - shrinkage) * spread + shrinkage * level * np.eye(len(spread))
 
 
-def _fit_novelty(data: TrainingImages, chosen: BoolArray, view: int = 1) -> Novelty:
+def _fit_novelty(data: TrainingImages, chosen: BoolArray, view: int = 0) -> Novelty:
     """Fit distances in the space where families spread by one in each direction."""
     view = min(view, data.stages.shape[1] - 1)
     families, sources = data.families[chosen], data.sources[chosen]
