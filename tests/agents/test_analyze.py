@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from pydicom.data import get_testdata_file
 
 from schemas import FileAnalyzed, FileSniffed, decode, encode
@@ -189,6 +189,26 @@ async def test_nothing_that_speaks_is_no_answer(trial: Trial) -> None:
     assert decision is not None
     assert (decision.modality, decision.abstained) == ("unknown", True)
     assert decision.abstained_reason
+
+
+async def test_burnt_in_text_is_read_where_pixels_are_decoded_and_is_not_told(trial: Trial) -> None:
+    pytest.importorskip("rapidocr")
+    page = Image.new("L", (640, 480))
+    pen = ImageDraw.Draw(page)
+    font = ImageFont.load_default(22)
+    for line, text in enumerate(("SMITH^JOHN", "120 kVp", "250 mAs", "W: 400 L: 40")):
+        pen.text((16, 16 + 40 * line), text, fill=255, font=font)
+    buffer = BytesIO()
+    page.save(buffer, "PNG")
+    (result,) = await trial.stage.process([await trial.sniffed(buffer.getvalue(), "a.png")])
+    event = analyzed(result)
+    assert event.modality is not None
+    (vote,) = [vote for vote in event.modality.votes if vote.signal == "text"]
+    assert "kV" in vote.evidence
+    assert event.quality is not None
+    assert event.quality.text_box_count == 4
+    assert event.quality.text_area_fraction
+    assert b"SMITH" not in encode(event).upper()
 
 
 async def test_the_head_does_not_look_through_another_embedder(trial: Trial) -> None:
