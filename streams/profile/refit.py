@@ -4,7 +4,7 @@ The refit runs beside the stream, in a thread (its loops and matrix products run
 lock) or in a process that shares the vectors' memory. It reads nothing but the snapshot, draws no
 random number and looks at no clock, so the same snapshot gives the same answer whenever it ends,
 on any number of threads. (The basis comes of a matrix product: with another BLAS, or another number
-of its own threads, its last bits differ. Keep OPENBLAS_NUM_THREADS at 1 where replays are compared.)
+of its own threads, its last bits differ: keep OPENBLAS_NUM_THREADS at 1 to compare replays.)
 
 What is exact and what is not: distances are, and the tree over the graph of neighbours is; the
 graph misses a neighbour here and there, and the bridges between separate groups are the shortest

@@ -11,10 +11,13 @@ leading principal components too, and lose what lies outside them). On a large w
 is the package's own hierarchy over an exact minimum spanning tree, made here by products of all
 pairs; on the small window that is checked against the package. Ours takes the tree over a graph of
 approximate neighbours with exact distances, at a hundredth of the cost; what is lost is told by the
-adjusted Rand index. An engine that keeps the hierarchy itself current under insertions and
-deletions (FISHDBC and its kin) pays with every arrival, and nothing bounds what a deletion undoes;
-a refit beside the stream pays once for every tenth of a window, and between refits an arrival is
-placed as `hdbscan.approximate_predict` does.
+adjusted Rand index. Two other ways were weighed. A hierarchy that is itself kept current pays with
+every arrival: FISHDBC (arXiv:1910.07283) takes insertions only, and the exact dynamic algorithm
+(arXiv:2412.07789) is for its authors' own reasons replaced by a summary. A summary (data bubbles,
+the same paper) is small and takes deletions, but images of one bubble share their fate, which costs
+agreement where groups touch; "summary" shows how much. A refit beside the stream pays once for
+every tenth of a window, and between refits an arrival is placed as `hdbscan.approximate_predict`
+does.
 
 Parts: engines, exact, window, stationary, turnover, outliers, long; `--only` picks some. The exact
 tree of 100,000 takes minutes, and so do 50 refits and a million arrivals; `--quick` runs all of it
@@ -25,6 +28,7 @@ threads.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import resource
@@ -40,6 +44,7 @@ import numba
 import numpy as np
 from rich.console import Console
 
+from streams.profile.cells import assign_cells, fit_basis, fit_cells
 from streams.profile.neighbours import Neighbours
 from streams.profile.outliers import OutlierReference, unlike_everything
 from streams.profile.refit import ClusterParameters, Snapshot, refit
@@ -235,6 +240,7 @@ def _engines(options: argparse.Namespace, bars: dict[str, Any]) -> dict[str, Any
     timed("exact tree", lambda: reference_labels(vectors, settings.min_samples, least))
     principal = refit(_snapshot(vectors, 1)).coordinates[:, :20].astype(np.float64)
     timed("hdbscan on 20 principal components", lambda: reference.fit(principal).labels_)
+    timed("summary, ten to a bubble", lambda: _bubbles(vectors, options.small // 10, reference))
     try:
         import fast_hdbscan
     except ImportError:
@@ -244,12 +250,28 @@ def _engines(options: argparse.Namespace, bars: dict[str, Any]) -> dict[str, Any
         fast.fit(principal[:500])
         timed("fast_hdbscan on 20 principal components", lambda: fast.fit(principal).labels_)
         timed("fast_hdbscan", lambda: fast.fit(vectors.astype(np.float64)).labels_)
+        # Its way for many dimensions: Kruskal over a graph of neighbours by pynndescent.
+        cosine = fast_hdbscan.HDBSCAN(
+            min_cluster_size=least, min_samples=settings.min_samples, metric="cosine"
+        )
+        with contextlib.suppress(ImportError):
+            timed("fast_hdbscan with pynndescent", lambda: cosine.fit(vectors).labels_)
     for name, label in labels.items():
         found[name]["clusters"] = int(label.max()) + 1
         found[name]["unclustered"] = round(float((label < 0).mean()), 4)
         found[name]["ari_hdbscan"] = round(adjusted_rand_score(labels["hdbscan"], label), 4)
         found[name]["ari_components"] = round(adjusted_rand_score(truth, label), 4)
     return found
+
+
+def _bubbles(vectors: np.ndarray, count: int, reference: Any) -> np.ndarray:
+    """Return labels by clustering the centroids of k-means in place of the vectors."""
+    basis = fit_basis(vectors, 160)
+    coordinates, _ = basis.project(vectors)
+    centroids = fit_cells(coordinates, count)
+    cells = assign_cells(coordinates, centroids)
+    fewer = type(reference)(min_cluster_size=max(2, reference.min_cluster_size // 10))
+    return fewer.fit(centroids.astype(np.float64)).labels_[cells]
 
 
 def reference_labels(vectors: np.ndarray, min_samples: int, least: int) -> np.ndarray:
