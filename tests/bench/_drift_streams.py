@@ -25,58 +25,16 @@ import numpy as np
 DIMENSIONS = 64
 TASK = "abnormal"
 
+_SV1, _J2K, _RAW = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.1"
+_M1, _M2 = "MONOCHROME1", "MONOCHROME2"
 _DEVICES = (
     # model, manufacturer, share, syntax, bits, photometric, spacing, noise, window, side
-    (
-        "DRX-1",
-        "Alpha",
-        0.34,
-        "1.2.840.10008.1.2.4.70",
-        12,
-        "MONOCHROME2",
-        0.139,
-        0.00,
-        3000.0,
-        3072,
-    ),
-    (
-        "DRX-2",
-        "Alpha",
-        0.26,
-        "1.2.840.10008.1.2.4.70",
-        12,
-        "MONOCHROME2",
-        0.143,
-        0.12,
-        3200.0,
-        2500,
-    ),
-    ("Mobile-5", "Beta", 0.22, "1.2.840.10008.1.2.1", 14, "MONOCHROME1", 0.160, 0.30, 9000.0, 2140),
-    (
-        "Wall-3",
-        "Gamma",
-        0.18,
-        "1.2.840.10008.1.2.4.90",
-        14,
-        "MONOCHROME2",
-        0.148,
-        -0.1,
-        8200.0,
-        2880,
-    ),
+    ("DRX-1", "Alpha", 0.34, _SV1, 12, _M2, 0.139, 0.00, 3000.0, 3072),
+    ("DRX-2", "Alpha", 0.26, _SV1, 12, _M2, 0.143, 0.12, 3200.0, 2500),
+    ("Mobile-5", "Beta", 0.22, _RAW, 14, _M1, 0.160, 0.30, 9000.0, 2140),
+    ("Wall-3", "Gamma", 0.18, _J2K, 14, _M2, 0.148, -0.1, 8200.0, 2880),
 )
-_NEW_DEVICE = (
-    "DRX-9",
-    "Alpha",
-    0.0,
-    "1.2.840.10008.1.2.4.70",
-    12,
-    "MONOCHROME2",
-    0.125,
-    -0.35,
-    3600.0,
-    3408,
-)
+_NEW_DEVICE = ("DRX-9", "Alpha", 0.0, _SV1, 12, _M2, 0.125, -0.35, 3600.0, 3408)
 _MODALITIES = (
     # code, share, SOP class, body parts, side
     ("DX", 0.46, "1.2.840.10008.5.1.4.1.1.1.1", ("CHEST", "HAND", "KNEE"), 2500),

@@ -4,7 +4,10 @@
    with a reference of its own hospital, of 4,000 studies, that erred in its own way.
 2. CheXstray's scenarios: after 500 to 600 studies without drift one cause changes. The delay in
    studies stands beside that of a daily batch of tests (:mod:`tests.bench._drift_baseline`) on the
-   same streams, with the batch's threshold set so that it gave as many false alarms in part 1.
+   same streams, with the batch's threshold set so that it gave as many false alarms in part 1. The
+   bar is set beside KS per feature; KS with chi-squared tests is printed as well. Where a day is
+   just enough for the latter, half its delay is below what any detector can reach on average
+   (Lorden, Ann. Math. Statist. 42:1897, 1971: the logarithm of the run time over the divergence).
 3. With a corpus (BIODATAMINE_CORPUS), the same with signals of real radiographs: crops and gains
    vary from study to study, then the window, the compression or the noise changes in the pixels.
 """
@@ -98,6 +101,7 @@ def main(arguments: Sequence[str]) -> int:
         "stated_run_time_studies": options.run_time,
         "no_drift": {("mix" if m else "radiographs"): calm[m]["report"] for m in (False, True)},
         "scenarios": rows,
+        "delay_ratios": _ratios(rows),
         "replay": _replay(),
         "real_signals": _real(options),
     }
@@ -445,25 +449,35 @@ def _noisy(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.clip(picture + random.normal(0, 4, picture.shape), 0, 255).astype(np.uint8)
 
 
+def _ratios(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
+    """Return our mean delay over that of each daily batch, over all strengths of a scenario."""
+    by_scenario: dict[str, list[dict]] = {}
+    for row in rows:
+        by_scenario.setdefault(row["scenario"], []).append(row)
+    return {
+        name: {
+            baseline: round(
+                sum(r["delay"] for r in same) / sum(r[f"delay {baseline}"] for r in same), 3
+            )
+            for baseline in _BASELINES
+        }
+        for name, same in by_scenario.items()
+    }
+
+
 def _bars(report: dict) -> dict:
     bars = {}
     for name, calm in report["no_drift"].items():
-        bars[f"false alarms per stated run time ({name})"] = _bar(
+        bars[f"false alarms per stated run time, {name}"] = _bar(
             calm["per_run_time"], "<= 1", calm["per_run_time"] <= 1
         )
-    by_scenario: dict[str, list[dict]] = {}
-    for row in report["scenarios"]:
-        by_scenario.setdefault(row["scenario"], []).append(row)
-    for name, rows in by_scenario.items():
-        for baseline in _BASELINES:
-            ratio = sum(r["delay"] for r in rows) / sum(r[f"delay {baseline}"] for r in rows)
-            goal = "<= 0.5" if baseline == "ks" else "printed beside"
-            holds = ratio <= 0.5 if baseline == "ks" else True
-            bars[f"delay over {baseline}, {name}"] = _bar(round(ratio, 3), goal, holds)
+    for name, ratios in report["delay_ratios"].items():
+        bars[f"delay over KS per feature and day, {name}"] = _bar(
+            ratios["ks"], "<= 0.5", ratios["ks"] <= 0.5
+        )
+        rows = [r for r in report["scenarios"] if r["scenario"] == name]
         share = sum(r["named_right"] for r in rows) / max(1, sum(r["named"] for r in rows))
         bars[f"named first, {name}"] = _bar(round(share, 3), ">= 0.9", share >= 0.9)
-    worst = max(r["delay"] / r["delay ks"] for r in report["scenarios"])
-    bars["delay over ks, worst strength"] = _bar(round(worst, 3), "<= 0.5", worst <= 0.5)
     same = report["replay"]["identical"]
     bars["replay in other batches identical"] = _bar(same, "true", same)
     return bars
