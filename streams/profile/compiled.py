@@ -18,13 +18,14 @@ def compiled(function: Function) -> Function:
     code is compiled: a row's result does not depend on the rows beside it, as it would with a
     matrix product. Infinities are honoured.
     """
-    decorate = numba.njit(
-        cache=True,
-        nogil=True,
-        error_model="numpy",
-        fastmath={"reassoc", "contract", "nsz", "arcp"},
-    )
-    return cast(Function, decorate(function))
+    fast = {"reassoc", "contract", "nsz", "arcp"}
+    try:
+        made = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=fast)(function)
+    except RuntimeError:
+        # A file system that can only be read, and no home: compile in every process anew. Set
+        # NUMBA_CACHE_DIR to a folder that can be written to spare that.
+        made = numba.njit(nogil=True, error_model="numpy", fastmath=fast)(function)
+    return cast(Function, made)
 
 
 @compiled

@@ -152,7 +152,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS))
     parser.add_argument("--window", type=int, default=100_000, help="distinct vectors")
-    parser.add_argument("--small", type=int, default=6000, help="window of the end-to-end engines")
+    parser.add_argument("--small", type=int, default=4000, help="window of the end-to-end engines")
     parser.add_argument("--exact", type=int, default=100_000, help="window of the exact tree")
     parser.add_argument("--refits", type=int, default=50, help="of the stationary stream")
     parser.add_argument("--arrivals", type=int, default=1_000_000, help="of the long stream")
