@@ -18,9 +18,11 @@ that stands first in the list is named: a modality before its matrix, a view bef
 Only what moved competes: what e-BH discovers over all features, at five percent false discoveries
 and under any dependence, and, because at an alarm something moved for sure, what has evidence of
 its own (an e-value above e, or the greatest there is) and is not fifty times less likely than the
-likeliest. The evidence of a feature at an alarm is that of the detector: the mean over all begins
-that the change could have had, which is an e-value whatever the begin. The begin itself is then the
-most likely one for the cause, not for its noisiest effect.
+likeliest. A feature of the acquisition also competes when, since the likeliest feature moved, its
+best alternative tells at least 40 % as much, and six nats: an effect can be more conspicuous than
+its cause when there are only a few units. The evidence of a feature at an alarm is that of the
+detector: the mean over all begins that the change could have had, which is an e-value whatever the
+begin. The begin itself is then the most likely one for the cause, not for its noisiest effect.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from streams.profile.drift.sketches import Float64Array
 FALSE_DISCOVERIES: Final = 0.05
 _OWN_NATS: Final = 1.0
 _BEHIND_NATS: Final = 4.0
+_CAUSE_NATS: Final = 6.0
 _NEARLY_GREATEST: Final = 0.4
 
 
@@ -90,6 +93,7 @@ def explain(
     chosen = _moved(found)
     leading = detector.leading()
     if chosen:
+        chosen += _causes_behind(channels, bank, cells, found, chosen)
         role = min(ROLES.index(mover.feature.role) for mover in chosen)
         causes = [mover for mover in chosen if ROLES.index(mover.feature.role) == role]
         leading = max(causes, key=lambda mover: mover.log_evidence).alternative
@@ -152,6 +156,29 @@ def _moved(found: list[Mover]) -> list[Mover]:
         mover
         for mover, yes in zip(found, discovered, strict=True)
         if yes or mover.log_evidence >= needed
+    ]
+
+
+def _causes_behind(
+    channels: tuple[Channel, ...],
+    bank: Bank,
+    cells: Cells,
+    found: list[Mover],
+    chosen: list[Mover],
+) -> list[Mover]:
+    """Return what moved of the acquisition since the likeliest feature did, but tells less."""
+    top = max(chosen, key=lambda mover: mover.log_evidence)
+    since = cells[change_point(bank, top.alternative, cells) :]
+    told = _best(channels, bank, np.log(bank.ratios(since)).sum(axis=0), len(since))
+    nats = {mover.feature.name: mover.divergence * len(since) for mover in told}
+    needed = max(_CAUSE_NATS, _NEARLY_GREATEST * nats[top.feature.name])
+    names = {mover.feature.name for mover in chosen}
+    return [
+        mover
+        for mover in found
+        if mover.feature.role == "acquisition"
+        and mover.feature.name not in names
+        and nats[mover.feature.name] >= needed
     ]
 
 
