@@ -78,9 +78,10 @@ def train(
     counted = given.labelled_rows(manifests, columns, root, where)
     more = given.labelled_rows(also, columns, None, None) if also else []
     rows = [*counted, *more]
+    real = [place < len(counted) for place in range(len(rows))]
     version = _embedder(embedder_version)
     extracted = given.extract_with_progress(
-        rows, copies=copies_of(rows, copies), jobs=jobs, cache=cache, with_text=text
+        rows, copies=copies_of(rows, copies, real), jobs=jobs, cache=cache, with_text=text
     )
     try:
         with errors.status("Learning and cross-validating"):
@@ -88,7 +89,7 @@ def train(
                 rows,
                 extracted,
                 embedder_version=version,
-                counted=[place < len(counted) for place in range(len(rows))],
+                counted=real,
                 folds=folds,
                 seed=seed,
             )

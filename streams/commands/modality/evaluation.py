@@ -61,8 +61,8 @@ def evaluate(
         "corrupt_tags": corrupt_tags,
         **figures(answer(heard, fusion), thin=thin),
     }
-    if corrupt_tags and not without:
-        found["wrong_tags"] = _wrong_tags(files, fusion, corrupt_tags)
+    if corrupt_tags:
+        found["wrong_tags"] = _wrong_tags(files, fusion, corrupt_tags, unheard)
     if ablations:
         found["ablations"] = _ablations(files, fusion, thin, unheard, corrupt_tags)
     return found
@@ -142,14 +142,17 @@ def _ablations(
 
 
 def _wrong_tags(
-    files: Sequence[Labelled], fusion: Fusion | Callable[[int], Fusion], share: float
+    files: Sequence[Labelled],
+    fusion: Fusion | Callable[[int], Fusion],
+    share: float,
+    unheard: frozenset[str],
 ) -> dict[str, Any]:
     """Count how many of the lying tags are flagged as conflicts, and how many true ones."""
     flagged: dict[bool, list[bool]] = {True: [], False: []}
     for place, (file, given) in enumerate(zip(_corrupted(files, share), files, strict=True)):
         if not file.evidence.header.modality:
             continue
-        example = file.example()
+        example = file.example(without=unheard)
         learned = fusion if isinstance(fusion, Fusion) else fusion(place)
         fused = fuse(example.opinions, example.provenance, learned, novelty=example.novelty)
         flagged[file is not given].append(

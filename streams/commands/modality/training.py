@@ -56,7 +56,7 @@ class Trained:
     measured: dict[str, dict[str, Any]]
 
 
-def copies_of(rows: Sequence[Row], base: int) -> list[int]:
+def copies_of(rows: Sequence[Row], base: int, counted: Sequence[bool] | None = None) -> list[int]:
     """Decide how many augmented copies of each picture to learn from.
 
     Parameters
@@ -65,6 +65,8 @@ def copies_of(rows: Sequence[Row], base: int) -> list[int]:
         Labelled files.
     base : int
         Copies of the only file of a source; each of n files gets a square root of n fewer.
+    counted : sequence of bool, optional
+        Which files are real; there is no end of made-up ones, and they get the fewest copies.
     """
     size: dict[tuple[str | None, str], int] = {}
     for row in rows:
@@ -72,6 +74,8 @@ def copies_of(rows: Sequence[Row], base: int) -> list[int]:
     if not base:
         return [0] * len(rows)
     wanted = [round(base / size[row.family, row.source] ** 0.5) for row in rows]
+    if counted is not None:
+        wanted = [count if real else 0 for count, real in zip(wanted, counted, strict=True)]
     return [min(max(count, _FEWEST_COPIES), _MOST_COPIES) for count in wanted]
 
 
@@ -116,16 +120,20 @@ def train(
         Labelled(found.evidence, row.family or "", row.source, seen, novelty)
         for row, found, (seen, novelty) in zip(rows, extracted, looked, strict=True)
     ]
+    # A family of one source has no vote that was learned without it: of such files, as of made-up
+    # ones, the fusion would learn a mistrust that real ones do not deserve.
+    files = [file for file, kept in zip(files, counts, strict=True) if kept]
+    usual = np.array([file.family not in thin for file in files])
     fold_of = folds_by_source(
         [file.family for file in files], [file.source for file in files], folds, seed
     )
     per_fold = [
-        _fusion([f for f, own in zip(files, fold_of, strict=True) if own != fold], thin, seed)
+        _fusion([files[place] for place in np.flatnonzero(usual & (fold_of != fold))], thin, seed)
         for fold in range(folds)
     ]
-    measured = _measure(files, [per_fold[fold] for fold in fold_of], thin, counts)
+    measured = _measure(files, [per_fold[fold] for fold in fold_of], thin)
     head = fit(images, embedder_version=embedder_version, seed=seed)
-    fusion = _fusion(files, thin, seed)
+    fusion = _fusion([files[place] for place in np.flatnonzero(usual)], thin, seed)
     return Trained(ModalityModel(_version(head, fusion), fusion, head), thin, measured)
 
 
@@ -194,11 +202,7 @@ def _measure(
     files: Sequence[Labelled],
     fusions: Sequence[Fusion],
     thin: Sequence[str],
-    counted: Sequence[bool],
 ) -> dict[str, dict[str, Any]]:
-    kept = [place for place in range(len(files)) if counted[place]]
-    files = [files[place] for place in kept]
-    fusions = [fusions[place] for place in kept]
     dicom = [place for place, file in enumerate(files) if file.evidence.format == "dicom"]
 
     def measure(chosen: Sequence[int], **options: Any) -> dict[str, Any]:

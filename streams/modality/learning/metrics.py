@@ -147,5 +147,7 @@ def with_interval(
         )
         for _ in range(_RESAMPLES)
     ]
+    if np.isnan(drawn).all():
+        return Figure(value, float("nan"), float("nan"))
     low, high = np.nanpercentile(drawn, _INTERVAL)
     return Figure(value, float(low), float(high))
