@@ -137,6 +137,14 @@ def png(color: int = 200, side: int = 64) -> bytes:
     return buffer.getvalue()
 
 
+def ramp(top: int, power: float, side: int = 64) -> bytes:
+    """A ramp that stays dark (a high power) or light, whatever its contrast is stretched to."""
+    rows = top * (np.arange(side) / side)[:, None] ** power + np.zeros((side, side))
+    buffer = BytesIO()
+    Image.fromarray(rows.astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def dicom(name: str) -> bytes:
     path = get_testdata_file(name)
     assert path is not None
@@ -250,14 +258,14 @@ async def test_each_answer_belongs_to_its_file_whatever_its_mates_are(trial: Tri
     """More than one part of a batch, and every kind of file among them."""
     truncated = dicom("MR_small.dcm")
     files = [
-        (png(0), "dark.png"),
+        (ramp(100, 4), "dark.png"),
         (b"not an image at all\n" * 10, "notes.txt"),
         (png()[:60], "half.png"),
         (dicom("reportsi.dcm"), "report.dcm"),
         (png(1) + CRASH, "crash.png"),
         (truncated[:-4000], "cut.dcm"),
         *((png(10 + number), f"{number}.png") for number in range(20)),
-        (png(255), "light.png"),
+        (ramp(255, 0.25), "light.png"),
     ]
     events = [await trial.sniffed(data, name) for data, name in files]
     results = dict(zip([name for _, name in files], await trial.stage.process(events), strict=True))
