@@ -107,6 +107,19 @@ def test_copies_are_found_and_blanks_and_slices_are_not(database: ClickHouse) ->
     assert find_duplicates(database, WHERE) == found
 
 
+def test_no_answer_is_no_second_modality_of_a_dataset(database: ClickHouse) -> None:
+    def shows(file: FileAnalyzed, **decision: Any) -> FileAnalyzed:
+        assert file.modality is not None
+        return file.model_copy(update={"modality": file.modality.model_copy(update=decision)})
+
+    summary = "SELECT mixed_modality, modality_unknown, modality_conflicts FROM datasets"
+    files = [analyzed(f"{number}.dcm", number, None) for number in range(3)]
+    put(database, [files[0], shows(files[1], modality="unknown", abstained=True)])
+    assert database.query(summary) == [(False, 1, 0)]
+    put(database, [shows(files[2], modality="MR", conflict=True, conflict_reason="pixels")])
+    assert database.query(summary) == [(True, 1, 1)]
+
+
 def test_a_version_that_was_replaced_is_no_duplicate(database: ClickHouse) -> None:
     put(database, [analyzed("a.png", 1, CAT), analyzed("b.png", 2, CAT)])
     assert find_duplicates(database, WHERE)["same_picture"]["groups"] == 1
