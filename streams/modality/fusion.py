@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from streams.modality.labels import ABSTAINED, FAMILIES, are_kin
+from streams.modality.labels import ABSTAINED, FAMILIES
 from streams.modality.opinion import Float64Array, Opinion, Provenance, softmax
 
 PIXEL_SIGNALS = frozenset({"pixels", "heuristics", "values"})
 """Signals that look at the image; the others read what is written about it, or on it."""
+
+# From here on what is written is taken to name a family.
+_NAMED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +30,8 @@ class Fusion:
     Parameters
     ----------
     reliabilities : mapping
-        ``(signal, provenance)`` to exponent, 0 or more. A signal that was never seen in training
-        has none, and is shown without counting.
+        ``(signal, provenance)`` to exponent, 0 (unheard) to 1 (taken at its word). A signal that
+        was never seen in training has none, and is shown without counting.
     doubt : float
         Share of probability that is spread over all families whatever was said, 0 to 1.
     answer_from : float
@@ -122,21 +125,21 @@ def fuse(
     best = int(np.argmax(probabilities))
     family, confidence = FAMILIES[best], float(probabilities[best])
     reason = ""
-    if strange and not _claims(written, provenance, fusion):
-        # The guess is shown, and not given as an answer.
-        probabilities = pool(seen, provenance, fusion)
+    if strange and confidence < fusion.answer_from:
+        # All together give the guess that is shown; it is not given as an answer.
+        probabilities = pool(opinions, provenance, fusion)
         best = int(np.argmax(probabilities))
         family, confidence = FAMILIES[best], float(probabilities[best])
         reason = "the pixels are unlike all that was learned from"
     elif confidence < fusion.answer_from:
-        second = int(np.argsort(probabilities)[-2])
-        reason = f"{family} ({confidence:.2f}) and {FAMILIES[second]} are too close"
+        second = int(np.argsort(-probabilities, kind="stable")[1])
+        reason = (
+            f"{family} ({confidence:.2f}) is not sure enough; next is {FAMILIES[second]} "
+            f"({probabilities[second]:.2f})"
+        )
         if confidence < 2 / len(FAMILIES):
             reason = "nothing speaks for any modality"
-    elif family in fusion.thin and not any(
-        opinion.label == family and fusion.reliability(opinion.signal, provenance) > 0
-        for opinion in written
-    ):
+    elif family in fusion.thin and not _says(written, family, provenance, fusion):
         reason = f"it looks like {family}, which too few sources taught; only a header can say so"
     return Fused(
         probabilities=probabilities,
@@ -148,9 +151,11 @@ def fuse(
     )
 
 
-def _claims(opinions: Sequence[Opinion], provenance: Provenance, fusion: Fusion) -> bool:
-    """Tell whether what is written suffices for an answer by itself."""
-    return float(pool(opinions, provenance, fusion).max()) >= fusion.answer_from
+def _says(opinions: Sequence[Opinion], family: str, provenance: Provenance, fusion: Fusion) -> bool:
+    """Tell whether what is written names a family by itself."""
+    probabilities = pool(opinions, provenance, fusion)
+    best = int(np.argmax(probabilities))
+    return FAMILIES[best] == family and float(probabilities[best]) >= _NAMED
 
 
 def _conflict(
@@ -160,7 +165,7 @@ def _conflict(
     by_tags, by_pixels = pool(written, provenance, fusion), pool(seen, provenance, fusion)
     said, shown = FAMILIES[int(np.argmax(by_tags))], FAMILIES[int(np.argmax(by_pixels))]
     sure = min(float(by_tags.max()), float(by_pixels.max())) >= max(0.5, fusion.answer_from)
-    if not sure or said == shown or are_kin(said, shown) or shown in fusion.thin:
+    if not sure or said == shown or shown in fusion.thin:
         return ""
     return (
         f"what is written says {said} ({by_tags.max():.2f}), "

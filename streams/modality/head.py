@@ -37,7 +37,7 @@ _SHOWN: Final = 0.03
 _LEAST: Final = 1e-6
 
 
-class PixelHeadError(Exception):
+class PixelHeadError(ValueError):
     """The head cannot be used; the message says what to do."""
 
 
@@ -195,8 +195,8 @@ class PixelHead:
         """Raise :class:`PixelHeadError` unless the embedder is the one that it was trained on."""
         if model_version != self.embedder_version:
             raise PixelHeadError(
-                f"the pixel head was trained on embedder {self.embedder_version}, and Triton serves"
-                f" {model_version}: serve that one, or train a head for this one with"
+                f"the pixel head was trained on embedder {self.embedder_version}, and this is"
+                f" {model_version}: use that one, or train a head for this one with"
                 " `biodatamine modality train`"
             )
 
@@ -214,14 +214,12 @@ class PixelHead:
         Returns
         -------
         tuple of Opinion
-            ``pixels`` (unless there are no activations) and ``heuristics``.
+            ``pixels`` (unless there are no activations) and ``heuristics``; none of a blank slice.
         """
         measured = features[np.newaxis]
         words = ", ".join(describe(features))
         if is_blank(features):
-            even = np.zeros(len(FAMILIES))
-            names = (HEURISTICS,) if stages is None else (PIXELS, HEURISTICS)
-            return tuple(Opinion(name, even, f"says nothing: {words}") for name in names)
+            return ()
         found = [Opinion(HEURISTICS, self.heuristics_log_likelihoods(measured)[0], words)]
         if stages is not None:
             found.insert(0, self._look(stages[np.newaxis], measured))

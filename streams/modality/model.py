@@ -30,6 +30,7 @@ HEAD_FILE: Final = "head.npz"
 CARD_FILE: Final = "CARD.md"
 RELEASED: Final = Path(__file__).with_name("released")
 _MAX_REASON_CHARS = 256
+_TAG: Final = "modality-tag"
 
 
 class ModelFileError(ValueError):
@@ -152,8 +153,7 @@ def decide(evidence: Evidence, model: ModalityModel) -> ModalityDecision:
     """
     weighed = weigh(evidence, model)
     fused = weighed.fused
-    clashes = contradictions(weighed.opinions)
-    reasons = [reason for reason in (fused.conflict_reason, *clashes) if reason]
+    reasons = conflicts(weighed)
     return ModalityDecision(
         modality=code_of(fused, evidence.header),
         confidence=fused.confidence,
@@ -163,12 +163,44 @@ def decide(evidence: Evidence, model: ModalityModel) -> ModalityDecision:
             _vote(opinion, weighed.provenance, model.fusion) for opinion in weighed.opinions
         )[:32],
         conflict=bool(reasons),
-        conflict_reason="; ".join(reasons)[:_MAX_REASON_CHARS],
+        conflict_reason=_joined(reasons),
         abstained=fused.abstained,
         abstained_reason=fused.reason[:_MAX_REASON_CHARS],
         family=fused.family,
         novelty=weighed.novelty,
     )
+
+
+def conflicts(weighed: Weighed) -> tuple[str, ...]:
+    """Say where a header and its pixels, the tag and the answer, or two tags disagree.
+
+    Parameters
+    ----------
+    weighed : Weighed
+        All that was said of a file.
+    """
+    fused = weighed.fused
+    found = [fused.conflict_reason] if fused.conflict_reason else []
+    tags = [opinion for opinion in weighed.opinions if opinion.signal in GROUPS["tags"]]
+    for opinion in tags:
+        overruled = not fused.abstained and opinion.label != fused.family
+        if opinion.signal == _TAG and overruled and not found:
+            found.append(
+                f"Modality (0008,0060) is of {opinion.label}, all together say {fused.family} "
+                f"({fused.confidence:.2f})"
+            )
+    return (*found, *contradictions(tags))
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    """Join as many reasons as fit whole."""
+    text = ""
+    for reason in reasons:
+        longer = f"{text}; {reason}" if text else reason[:_MAX_REASON_CHARS]
+        if len(longer) > _MAX_REASON_CHARS:
+            break
+        text = longer
+    return text
 
 
 def code_of(fused: Fused, header: HeaderFacts) -> str:

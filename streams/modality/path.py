@@ -12,6 +12,7 @@ from streams.modality.opinion import Opinion
 from streams.modality.path_words import SCRIPTS, STEMS, SUFFIXES, WORDS, Said
 from streams.modality.terms import TERM_SHARES
 from streams.sniff import vocabulary
+from streams.sniff.months import without_months
 
 SIGNAL: Final = "path"
 
@@ -91,7 +92,7 @@ def _parts(relpath: str) -> list[str]:
 
 
 def _cleaned(part: str) -> str:
-    return _TOOLS.sub(" ", _HEX.sub(" ", _UID.sub(" ", _fold(part))))
+    return _TOOLS.sub(" ", _HEX.sub(" ", _UID.sub(" ", without_months(_fold(part)))))
 
 
 def _said(part: str, *, is_file: bool) -> Iterator[tuple[str, Said]]:

@@ -29,6 +29,7 @@ from streams.modality.labels import (
 from streams.modality.opinion import Opinion
 from streams.modality.terms import TERM_SHARES, Shares
 from streams.sniff import vocabulary
+from streams.sniff.months import without_months
 
 SIGNAL: Final = "text"
 
@@ -277,7 +278,7 @@ def text_opinion(words: Sequence[str]) -> Opinion | None:
         None where nothing is recognised. The evidence names patterns of a closed list, never the
         text: it may hold the patient's name.
     """
-    texts = [_fold(text[:_MAX_CHARS]) for text in words[:_MAX_TEXTS]]
+    texts = [without_months(_fold(text[:_MAX_CHARS])) for text in words[:_MAX_TEXTS]]
     cues = [
         Cue(pattern.name, pattern.shares, pattern.floor)
         for pattern in PATTERNS

@@ -11,6 +11,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from streams.sniff.months import without_months
+
 MAX_TERMS = 32
 MAX_TEXT_CHARS = 256
 
@@ -95,7 +97,7 @@ _TERMS: dict[str, str] = {
     "time-of-flight": "tof|time of flight",
     "phase-contrast": "pc|phase contrast|phasenkontrast",
     "arterial-spin-labeling": "asl|pcasl|pasl|spin labeling",
-    "spectroscopy": "mrs|spectro|spektroskopie|spectroscopie|espectroscopia",
+    "spectroscopy": "spectro|spektroskopie|spectroscopie|espectroscopia",
     "cholangiopancreatography": "mrcp|cpre|ercp|colangio",
     "fat-suppressed": "fs|fatsat|fat sat|fat saturation|fat suppressed|spair|spir|fettgesättigt",
     "dixon": "ideal|water fat|mdixon",
@@ -279,7 +281,7 @@ TERMS: frozenset[str] = frozenset(_TERMS)
 
 def _words(text: str) -> list[str]:
     words: list[str] = []
-    for word in _WORD.findall(_fold(text[:MAX_TEXT_CHARS])):
+    for word in _WORD.findall(_fold(without_months(text[:MAX_TEXT_CHARS]))):
         lowered = word.lower()
         if lowered in _LOOKUP:
             words.append(lowered)

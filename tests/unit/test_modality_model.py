@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from streams.modality.learning.examples import (
     Labelled,
     answer,
     with_misleading_names,
+    with_misleading_text,
     with_wrong_tags,
 )
 from streams.modality.learning.metrics import NOTHING
@@ -32,7 +34,7 @@ from streams.modality.model import (
     fusion_from,
     signals_of,
 )
-from streams.modality.opinion import PROVENANCES
+from streams.modality.opinion import PROVENANCES, claim
 from streams.modality.tags import TAG_SIGNALS
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -126,6 +128,22 @@ def test_tags_that_contradict_each_other_are_a_conflict() -> None:
     assert "CT" in decision.conflict_reason
 
 
+def test_a_tag_that_all_the_rest_overrules_is_a_conflict_and_a_name_is_none() -> None:
+    model = ModalityModel("test-1", TRUSTING)
+    overruled = scan("MR", sop_class_uid=CT_IMAGE, kvp=120.0, convolution_kernel="B30f")
+    assert decide(overruled, model).family == "CT"
+    assert decide(overruled, model).conflict
+    named = decide(scan("MR", "ct_scan.dcm", sop_class_uid="1.2.840.10008.5.1.4.1.1.4"), model)
+    assert (named.modality, named.conflict) == ("MR", False)
+
+
+def test_reasons_are_told_whole() -> None:
+    evidence = scan("MR", sop_class_uid=CT_IMAGE, kvp=120.0, rescale_intercept=-1024.0)
+    reason = decide(evidence, ModalityModel("test-1", TRUSTING)).conflict_reason
+    assert 0 < len(reason) <= 256
+    assert not reason.endswith(";")
+
+
 def test_a_decision_fits_its_event() -> None:
     model = ModalityModel("v" * 200, TRUSTING)
     decision = decide(scan("CT", "ct_axial_chest/" * 60, sop_class_uid=CT_IMAGE), model)
@@ -171,6 +189,19 @@ def test_misleading_names_are_of_other_families(given_files: list[Labelled], see
     for before, after in zip(given_files, renamed, strict=True):
         if after is not before:
             assert names[after.evidence.relpath] != before.family
+
+
+@given(files, st.integers(0, 9))
+def test_misleading_text_is_of_other_families(given_files: list[Labelled], seed: int) -> None:
+    said = {family: claim("text", {family: 1.0}, family) for family in FAMILIES}
+    marked = [
+        replace(file, evidence=replace(file.evidence, text=said[file.family]))
+        for file in given_files
+    ]
+    changed = with_misleading_text(marked, 1.0, np.random.default_rng(seed))
+    for before, after in zip(marked, changed, strict=True):
+        assert after.evidence.text is not None
+        assert (after is before) == (after.evidence.text.evidence == before.family)
 
 
 def test_answers_know_where_no_signal_spoke() -> None:

@@ -30,8 +30,12 @@ _TIMEOUT_SECONDS = 180.0
 _MEMORY_BYTES = 12 << 30
 # What one process works on before the next progress is shown.
 _BATCH = 16
-# Patient identity is hashed with it and never kept.
 _NO_KEY = bytes(32)
+# Who was imaged, when and where: no signal asks, and what is kept shall not say.
+_PERSONAL = (
+    "patient_key", "site_key", "device_key", "patient_age_years", "patient_sex", "acquired_at",
+    "study_uid", "series_uid", "instance_uid", "frame_of_reference_uid",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +180,8 @@ def _extracted(job: Job) -> Extracted:
     except (SniffError, OSError) as error:
         reason = getattr(error, "reason_code", "unreadable")
         return Extracted(Evidence("unknown", HeaderFacts(), job.name), reason)
-    bare = Evidence(found.format, found.header, job.name)
+    header = found.header.model_copy(update=dict.fromkeys(_PERSONAL))
+    bare = Evidence(found.format, header, job.name)
     if found.format == "unknown":
         return Extracted(bare, "not-an-image")
     try:

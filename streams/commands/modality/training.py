@@ -19,6 +19,7 @@ from streams.modality.labels import FAMILIES
 from streams.modality.learning.examples import (
     Labelled,
     with_misleading_names,
+    with_misleading_text,
     with_wrong_tags,
 )
 from streams.modality.learning.fusion import fit_fusion
@@ -31,6 +32,7 @@ from streams.modality.opinion import Opinion
 _DRAWS = 3
 _LYING_SOP_CLASS_SHARE = 0.5
 _MISLEADING_NAMES_SHARE = 0.3
+_MISLEADING_TEXT_SHARE = 0.02
 # Rare sources are multiplied most: what augmentation adds, it adds where there is little.
 _FEWEST_COPIES, _MOST_COPIES = 2, 20
 # Novelty is a share of held-out training images: beyond this one in a hundred is refused.
@@ -194,6 +196,7 @@ def _fusion(files: Sequence[Labelled], thin: Sequence[str], seed: int) -> Fusion
             files, WRONG_TAGS_SHARE, random, sop_class_share=_LYING_SOP_CLASS_SHARE
         )
         drawn = with_misleading_names(drawn, _MISLEADING_NAMES_SHARE, random)
+        drawn = with_misleading_text(drawn, _MISLEADING_TEXT_SHARE, random)
         examples += [file.example() for file in drawn]
     return fit_fusion(examples, thin=frozenset(thin), novelty_limit=_NOVELTY_LIMIT, seed=seed)
 

@@ -134,6 +134,32 @@ def with_misleading_names(
     return renamed
 
 
+def with_misleading_text(
+    files: Sequence[Labelled], share: float, random: np.random.Generator
+) -> list[Labelled]:
+    """Let a share of the files bear the text that is burnt into one that shows something else.
+
+    Parameters
+    ----------
+    files : sequence of Labelled
+        What to write on; it is not changed.
+    share : float
+        Of the files, 0 to 1, chosen one by one.
+    random : numpy.random.Generator
+        Which, and whose text they get.
+    """
+    written = [file for file in files if file.evidence.text is not None]
+    marked = []
+    for file in files:
+        other = written[int(random.integers(len(written)))] if written else file
+        if other.family != file.family and random.random() < share:
+            evidence = replace(file.evidence, text=other.evidence.text)
+            marked.append(replace(file, evidence=evidence))
+        else:
+            marked.append(file)
+    return marked
+
+
 def answer(examples: Sequence[Example], fusion: Fusion | Callable[[int], Fusion]) -> Answers:
     """Let a fusion answer labelled examples.
 

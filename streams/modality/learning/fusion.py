@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from streams.modality.fusion import PIXEL_SIGNALS, Fusion, pool
 from streams.modality.labels import FAMILIES
@@ -16,8 +17,8 @@ from streams.modality.opinion import PROVENANCES, Float64Array, Opinion, Provena
 # How far a signal's reliability in one provenance may stray from its overall one: provenances with
 # few files stay near it.
 _STRAY = 4.0
-# A wide prior around "half of what the claim says" keeps signals that hardly ever speak bounded.
-_PRIOR_LOG_RELIABILITY = float(np.log(0.5))
+# Exponents are a logistic function of what is fitted: no signal is trusted beyond its word, however
+# seldom it was wrong in training. A wide prior around a half bounds signals that hardly ever speak.
 _PRIOR_WIDTH = 1.5
 _DROP = 0.35
 _COPIES = 4
@@ -115,17 +116,16 @@ def fit_fusion(
         truth=np.tile(truth, repeats),
         where=np.tile(where, repeats),
         weights=np.tile(weights, repeats),
+        repeats=repeats,
     )
     # Subsets without a signal teach nothing but the prior.
     problem = problem.only(kept.any(axis=1))
     count, places = len(signals), len(PROVENANCES)
-    start = np.concatenate(
-        [np.full(count, _PRIOR_LOG_RELIABILITY), np.zeros(count * places), [-4.0]]
-    )
+    start = np.concatenate([np.zeros(count + count * places), [-4.0]])
     found = minimize(problem.loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 300})
     overall, strays, doubt = problem.unpack(found.x)
     reliabilities: dict[tuple[str, Provenance], float] = {
-        (signal, provenance): float(np.exp(overall[s] + strays[s, p]))
+        (signal, provenance): float(expit(overall[s] + strays[s, p]))
         for s, signal in enumerate(signals)
         for p, provenance in enumerate(PROVENANCES)
     }
@@ -141,9 +141,12 @@ class _Problem:
     truth: NDArray[np.intp]
     where: NDArray[np.intp]
     weights: Float64Array
+    repeats: int
 
     def only(self, rows: NDArray[np.bool_]) -> _Problem:
-        return _Problem(self.votes[rows], self.truth[rows], self.where[rows], self.weights[rows])
+        return _Problem(
+            self.votes[rows], self.truth[rows], self.where[rows], self.weights[rows], self.repeats
+        )
 
     def unpack(self, x: Float64Array) -> tuple[Float64Array, Float64Array, float]:
         count = self.votes.shape[1]
@@ -153,7 +156,7 @@ class _Problem:
     def loss(self, x: Float64Array) -> tuple[float, Float64Array]:
         overall, strays, doubt = self.unpack(x)
         size, total = self.votes.shape[2], self.weights.sum()
-        exponents = np.exp(overall[None, :] + strays.T[self.where])
+        exponents = expit(overall[None, :] + strays.T[self.where])
         shares = softmax(np.einsum("ns,nsk->nk", exponents, self.votes))
         rows = np.arange(len(self.truth))
         right = shares[rows, self.truth]
@@ -162,7 +165,8 @@ class _Problem:
         pull = -(self.weights / total) * (1 - doubt) * right / likelihood
         toward = -shares * pull[:, None]
         toward[rows, self.truth] += pull
-        by_exponent = np.einsum("nk,nsk->ns", toward, self.votes) * exponents
+        slope = exponents * (1 - exponents)
+        by_exponent = np.einsum("nk,nsk->ns", toward, self.votes) * slope
         by_stray = np.stack(
             [by_exponent[self.where == p].sum(axis=0) for p in range(len(PROVENANCES))], axis=1
         )
@@ -172,11 +176,11 @@ class _Problem:
             * doubt
             * (1 - doubt)
         )
-        # Priors, per effective file.
-        scale = 1.0 / len(self.truth)
-        away = (overall - _PRIOR_LOG_RELIABILITY) / _PRIOR_WIDTH**2
+        # Priors, per file: the subsets of a file's signals are no files of their own.
+        scale = self.repeats / len(self.truth)
+        away = overall / _PRIOR_WIDTH**2
         value += scale * float(
-            0.5 * _STRAY * (strays**2).sum() + 0.5 * ((away * _PRIOR_WIDTH) ** 2).sum()
+            0.5 * _STRAY * (strays**2).sum() + 0.5 * (overall**2).sum() / _PRIOR_WIDTH**2
         )
         by_stray += scale * _STRAY * strays
         by_overall += scale * away
@@ -208,7 +212,10 @@ def _subsets(present: NDArray[np.bool_], signals: Sequence[str], seed: int) -> N
 
 
 def _threshold(examples: Sequence[Example], fusion: Fusion) -> float:
-    """Return the least confidence from which answers by pixels alone are right often enough."""
+    """Return the least confidence from which answers by pixels alone are right often enough.
+
+    It is bounded: from 0.8 on answers are given, whatever share of them is right.
+    """
     confidence, right = [], []
     for example in examples:
         seen = [opinion for opinion in example.opinions if opinion.signal in PIXEL_SIGNALS]
