@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from streams.commands.common import (
     AsJson,
@@ -47,13 +48,15 @@ def inspect(
     for path in paths:
         if not path.exists():
             fail(f"{path} does not exist")
-    files = list(walk(paths))
+    files = [(file, _relpath(file, path)) for path in paths for file in walk([path])]
+    if not files:
+        fail("there are no files in it")
     with clear_errors():
         inspector = Inspector.load(model, network=network, text=text)
     if inspector.without_network:
         errors.print(f"[yellow]no network:[/] {inspector.without_network}", highlight=False)
     shown = track(files, "Looking", console=errors, disable=len(files) < 8, transient=True)
-    reports = [inspector.inspect(path) for path in shown]
+    reports = [inspector.inspect(path, relpath) for path, relpath in shown]
     if as_json:
         print_json(reports)
     elif len(reports) == 1:
@@ -61,6 +64,11 @@ def inspect(
     else:
         names = ("file", "format", "modality", "sure", "tag", "size", "shows", "notes")
         console.print(table(f"{len(reports)} files", names, [_row(r) for r in reports]))
+
+
+def _relpath(file: Path, given: Path) -> str:
+    """Return the path from the folder that was named on, its name included."""
+    return file.relative_to(given.parent).as_posix() if given.is_dir() else file.name
 
 
 def walk(paths: Iterable[Path]) -> Iterator[Path]:
@@ -111,8 +119,15 @@ class Inspector:
         backbone, reason = _backbone_for(model) if network else (None, "")
         return cls(secrets.token_bytes(32), model, backbone, reason, text)
 
-    def inspect(self, path: Path) -> dict[str, Any]:
+    def inspect(self, path: Path, relpath: str = "") -> dict[str, Any]:
         """Describe one file.
+
+        Parameters
+        ----------
+        path : Path
+            The file.
+        relpath : str
+            Its path as the path signal is shown it; its name by default.
 
         Returns
         -------
@@ -160,10 +175,10 @@ class Inspector:
         if isinstance(answer, NoPixels):
             return report | {"outcome": "no-pixels", "no_pixels": answer.reason}
         report["problems"] += [{"code": w.code, "detail": w.text} for w in answer.warnings]
-        return report | self._shown(path, found.format, found.header, answer)
+        return report | self._shown(relpath or path.name, found.format, found.header, answer)
 
     def _shown(
-        self, path: Path, format_name: Format, header: HeaderFacts, answer: Rendered
+        self, relpath: str, format_name: Format, header: HeaderFacts, answer: Rendered
     ) -> dict[str, Any]:
         from streams.modality.attributes import attributes
         from streams.modality.evidence import Evidence
@@ -179,8 +194,6 @@ class Inspector:
             view_size=self.backbone.input_size if self.backbone else 0,
             read=read_text if self.text else None,
         )
-        # What a user types says more than the name alone; a machine's own folders say nothing.
-        relpath = path.name if path.is_absolute() else path.as_posix()
         evidence = Evidence(
             format=format_name,
             header=header,
@@ -237,7 +250,7 @@ def _row(report: dict[str, Any]) -> tuple[str, ...]:
         notes.insert(0, decision["abstained_reason"])
     sure = decision.get("confidence")
     return (
-        Path(report["path"]).name,
+        escape(Path(report["path"]).name),
         report.get("format", ""),
         decision.get("modality", ""),
         "" if sure is None else f"{sure:.2f}",
@@ -260,8 +273,7 @@ def _print_one(report: dict[str, Any]) -> None:
             shown = ((key, inner) for key, inner in value.items() if key != "histogram")
             rows += [(f"{name}.{key}", _short(inner)) for key, inner in shown]
         elif value not in (None, []):
-            rows.append((name, _short(value)))
-    console.print(table("", ("fact", "value"), rows))
+            rows.append((name, escape(_short(value))))
     if votes:
         heard = [
             (vote["signal"], vote["label"], vote["confidence"], vote["weight"], vote["evidence"])
@@ -269,6 +281,7 @@ def _print_one(report: dict[str, Any]) -> None:
         ]
         names = ("signal", "says", "sure", "weight", "because")
         console.print(table("votes", names, heard))
+    console.print(table("", ("fact", "value"), rows))
 
 
 def _attribute(attribute: dict[str, Any]) -> str:

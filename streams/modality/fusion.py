@@ -19,6 +19,7 @@ from streams.modality.opinion import Float64Array, Opinion, Provenance, softmax
 PIXEL_SIGNALS = frozenset({"pixels", "heuristics", "values"})
 """Signals that look at the image; the others read what is written about it, or on it."""
 
+_HEAD, _MEASURES = "pixels", "heuristics"
 # From here on what is written is taken to name a family.
 _NAMED = 0.5
 
@@ -41,6 +42,9 @@ class Fusion:
         count for nothing.
     thin : frozenset of str
         Families learned from one source or none: pixels alone do not decide on them.
+    pixels_alone : float
+        Factor of the pixels' exponents where nothing written is heard: beside a header they say
+        less that is new than they do by themselves.
     """
 
     reliabilities: Mapping[tuple[str, Provenance], float]
@@ -48,6 +52,7 @@ class Fusion:
     answer_from: float
     novelty_limit: float
     thin: frozenset[str] = frozenset()
+    pixels_alone: float = 1.0
 
     def reliability(self, signal: str, provenance: Provenance) -> float:
         """Return the exponent of a signal; 0 for one that was not learned."""
@@ -87,14 +92,22 @@ class Fused:
         return ABSTAINED if self.abstained else self.family
 
 
+def heard(opinions: Sequence[Opinion]) -> list[Opinion]:
+    """Return the opinions that count: the head reads the measures too, and speaks for them."""
+    looked = any(opinion.signal == _HEAD for opinion in opinions)
+    return [opinion for opinion in opinions if not (looked and opinion.signal == _MEASURES)]
+
+
 def pool(opinions: Sequence[Opinion], provenance: Provenance, fusion: Fusion) -> Float64Array:
     """Return the probabilities of the families; float64 ``[len(FAMILIES)]``.
 
     Without opinions every family is as likely as the others.
     """
     scores = np.zeros(len(FAMILIES))
-    for opinion in opinions:
+    for opinion in heard(opinions):
         scores += fusion.reliability(opinion.signal, provenance) * opinion.log_likelihoods
+    if all(opinion.signal in PIXEL_SIGNALS for opinion in opinions):
+        scores *= fusion.pixels_alone
     return (1.0 - fusion.doubt) * softmax(scores) + fusion.doubt / len(FAMILIES)
 
 

@@ -228,6 +228,7 @@ def fusion_facts(fusion: Fusion) -> dict[str, Any]:
         "answer_from": fusion.answer_from,
         "novelty_limit": fusion.novelty_limit,
         "thin": sorted(fusion.thin),
+        "pixels_alone": fusion.pixels_alone,
     }
 
 
@@ -249,10 +250,13 @@ def fusion_from(stored: Mapping[str, Any]) -> Fusion:
     thin = frozenset(stored["thin"])
     if unknown := thin - set(FAMILIES):
         raise ValueError(f"there is no family {', '.join(sorted(unknown))}")
+    alone = float(stored["pixels_alone"])
+    if not (math.isfinite(alone) and alone > 0):
+        raise ValueError("pixels_alone is positive")
     shares = {name: float(stored[name]) for name in ("doubt", "answer_from", "novelty_limit")}
     if not all(0 <= value <= 1 for value in shares.values()):
         raise ValueError(f"{', '.join(shares)} are between 0 and 1")
-    return Fusion(reliabilities=reliabilities, thin=thin, **shares)
+    return Fusion(reliabilities=reliabilities, thin=thin, pixels_alone=alone, **shares)
 
 
 def _vote(opinion: Opinion, provenance: Provenance, fusion: Fusion) -> Vote:

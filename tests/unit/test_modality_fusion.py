@@ -62,6 +62,15 @@ def test_the_order_of_opinions_changes_nothing(given_opinions: list[Opinion], ra
     )
 
 
+def test_where_the_head_speaks_the_measures_do_not_count_twice() -> None:
+    weights = fusion({"pixels": 0.8, "heuristics": 0.8})
+    head, measures = says("pixels", "CT"), says("heuristics", "MR")
+    np.testing.assert_allclose(
+        pool([head, measures], "picture", weights), pool([head], "picture", weights)
+    )
+    assert fuse([measures], "picture", weights).family == "MR"
+
+
 def test_nothing_said_is_no_answer() -> None:
     fused = fuse((), "picture", fusion())
     assert fused.answer == "unknown"

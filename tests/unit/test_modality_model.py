@@ -50,6 +50,7 @@ fusions = st.builds(
     answer_from=shares,
     novelty_limit=shares,
     thin=st.frozensets(st.sampled_from(FAMILIES)),
+    pixels_alone=st.floats(0.1, 9),
 )
 TRUSTING = Fusion(
     {(signal, place): 0.6 for signal in (*TAG_SIGNALS, "path") for place in PROVENANCES},
@@ -79,6 +80,7 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
     [
         {"doubt": 2.0},
         {"thin": ["ZZ"]},
+        {"pixels_alone": 0},
         {"reliabilities": {"path": {"dicom": -1}}},
         {"reliabilities": {"path": {"dicom": None}}},
     ],

@@ -64,6 +64,8 @@ def train(
     Example: biodatamine modality train labels.csv --out my-model
     """
     _needs("sklearn", "matplotlib")
+    if out.exists() and not out.is_dir():
+        fail(f"--out {out} is a file; name a folder")
     from streams.commands.modality.card import card
     from streams.commands.modality.extraction import embedder_version
     from streams.commands.modality.manifest import Columns
@@ -156,13 +158,16 @@ def evaluate(
 
     Example: biodatamine modality evaluate labels.csv --without tags --without path --json out.json
     """
+    from streams.commands.modality.evaluation import corrupted, labelled, write_answers
     from streams.commands.modality.evaluation import evaluate as measure
-    from streams.commands.modality.evaluation import labelled, write_answers
     from streams.commands.modality.manifest import Columns
     from streams.modality.model import RELEASED, ModalityModel, ModelFileError, signals_of
 
     if pictures is not None:
         _needs("matplotlib")
+    for path in (json_file, answers):
+        if path is not None and not path.absolute().parent.is_dir():
+            fail(f"{path.parent} is no folder, so that {path.name} cannot be written there")
     try:
         unheard = signals_of(without or ())
         learned = ModalityModel.load(model or RELEASED)
@@ -188,7 +193,7 @@ def evaluate(
         ),
     }
     if answers is not None:
-        write_answers(answers, rows, files, learned.fusion, unheard)
+        write_answers(answers, rows, corrupted(files, corrupt_tags), learned.fusion, unheard)
     if pictures is not None:
         from streams.commands.modality.pictures import draw
 
@@ -214,12 +219,18 @@ def _show(found: dict[str, Any]) -> None:
     )
     if "ablations" in found:
         compared = [
-            (name, interval(part["accuracy"]), interval(part["calibration_error"]))
+            (name, _percent(part.get("speaks")), interval(part["accuracy"]))
             for name, part in found["ablations"].items()
         ]
-        console.print(table("by signal", ("asked", "accuracy %", "calibration error %"), compared))
+        names = ("asked", "speaks %", "accuracy %, silence counted as wrong")
+        console.print(table("by signal", names, compared))
     if "wrong_tags" in found:
-        console.print(table("wrong tags", ("figure", "value"), list(found["wrong_tags"].items())))
+        lies = found["wrong_tags"]
+        told = [
+            ("tags that lie", lies["files_lying"], _percent(lies["flagged_of_lying"])),
+            ("tags that are true", lies["files_true"], _percent(lies["flagged_of_true"])),
+        ]
+        console.print(table("conflicts", ("of", "files", "flagged %"), told))
 
 
 def _summary(name: str, found: dict[str, Any]) -> Any:
@@ -247,6 +258,10 @@ def _summary(name: str, found: dict[str, Any]) -> Any:
 
 def _share(part: dict[str, Any]) -> str:
     return f"{100 * part['abstained']:.1f}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def _needs(*packages: str) -> None:

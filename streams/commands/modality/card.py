@@ -54,11 +54,19 @@ def card(
         "",
         "## How good it is",
         "",
-        "Cross-validated: every file is answered by a head and a fusion that saw nothing of its "
-        "source. 95 % intervals are from resampling sources. Accuracy counts the likeliest family, "
-        "given as the answer or not, over the families that several sources taught.",
+        "Cross-validated: every file is answered by a head and a fusion that were fitted without "
+        "its source; the head's few calibration numbers saw all folds. 95 % intervals are from "
+        "resampling sources, and say little where a family has few. Accuracy counts the likeliest "
+        "family, given as the answer or not, over the families that several sources taught.",
+        "",
+        "Two things flatter the figures: the lists of words in paths and descriptions were written "
+        "while looking at files of these sources, so read *pixels only* and *without path* rather "
+        "than *all signals*; and series of one data set can count as sources of their own. Where "
+        "tags are wrong, the Modality alone is; the SOP Class stays true.",
         "",
         *_figures(measured),
+        "",
+        *_conflicts(measured),
         "",
         *_families(measured),
         "",
@@ -67,7 +75,9 @@ def card(
         "## How far each signal is trusted",
         "",
         "Exponents of the pool, by how the pixels came into the file: 0 is not at all, 1 takes the "
-        "signal at its word.",
+        "signal at its word. They were learned with 15 % of the Modality tags lying (half of them "
+        "with the SOP Class), 30 % of the paths and 2 % of the burnt-in texts taken from files "
+        "that show something else. Where a signal never occurs the number is its overall one.",
         "",
         *_reliabilities(reliabilities),
         "",
@@ -84,8 +94,8 @@ def card(
 def _figures(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = [
         "| asked | files | sources | accuracy | calibration error | coverage | accuracy of answers "
-        "| thin families: abstained |",
-        "| --- | ---: | ---: | --- | --- | --- | --- | --- |",
+        "| thin families: abstained | confidently wrong |",
+        "| --- | ---: | ---: | --- | --- | --- | --- | --- | --- |",
     ]
     for name, found in measured.items():
         cells = [
@@ -97,9 +107,24 @@ def _figures(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 for key in ("accuracy", "calibration_error", "coverage", "answered_accuracy")
             ),
             interval(found["thin_families"]["abstained"]),
+            interval(found["thin_families"]["confidently_wrong"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _conflicts(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [
+        f"*{name}*: of {lies['files_lying']} tags that lie {_share(lies['flagged_of_lying'])} are "
+        f"flagged as conflicts, of {lies['files_true']} true ones "
+        f"{_share(lies['flagged_of_true'])}."
+        for name, found in measured.items()
+        if (lies := found.get("wrong_tags"))
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.1f} %"
 
 
 def _families(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -15,8 +15,7 @@ from streams.commands.modality.manifest import Row
 from streams.modality.evidence import head_opinions, novelty_of
 from streams.modality.fusion import Fusion, fuse
 from streams.modality.learning.examples import Labelled, answer, with_wrong_tags
-from streams.modality.model import GROUPS, ModalityModel, signals_of
-from streams.modality.tags import contradictions
+from streams.modality.model import GROUPS, ModalityModel, Weighed, conflicts, signals_of
 
 WRONG_TAGS_SHARE = 0.15
 _ALL = frozenset().union(*GROUPS.values())
@@ -55,7 +54,7 @@ def evaluate(
         JSON-ready figures.
     """
     unheard = signals_of(without)
-    heard = [file.example(without=unheard) for file in _corrupted(files, corrupt_tags)]
+    heard = [file.example(without=unheard) for file in corrupted(files, corrupt_tags)]
     found: dict[str, Any] = {
         "without": sorted(without),
         "corrupt_tags": corrupt_tags,
@@ -92,11 +91,22 @@ def write_answers(
     with path.open("w", newline="", encoding="utf-8") as text:
         writer = csv.writer(text)
         writer.writerow(
-            ("path", "source", "label", "family", "answer", "likeliest", "confidence", "reason")
+            (
+                "path",
+                "source",
+                "label",
+                "family",
+                "answer",
+                "likeliest",
+                "confidence",
+                "reason",
+                "conflict",
+            )
         )
         for row, file in zip(rows, files, strict=True):
             example = file.example(without=unheard)
             fused = fuse(example.opinions, example.provenance, fusion, novelty=example.novelty)
+            weighed = Weighed(tuple(example.opinions), fused, example.provenance, example.novelty)
             writer.writerow(
                 (
                     row.name,
@@ -106,12 +116,14 @@ def write_answers(
                     fused.answer,
                     fused.family,
                     f"{fused.confidence:.4f}",
-                    fused.conflict_reason or fused.reason,
+                    fused.reason,
+                    "; ".join(conflicts(weighed)),
                 )
             )
 
 
-def _corrupted(files: Sequence[Labelled], share: float) -> Sequence[Labelled]:
+def corrupted(files: Sequence[Labelled], share: float) -> Sequence[Labelled]:
+    """Let the Modality tag of a share of the files lie, the same ones at each call."""
     return with_wrong_tags(files, share, np.random.default_rng(_SEED)) if share else files
 
 
@@ -122,7 +134,7 @@ def _ablations(
     unheard: frozenset[str],
     corrupt_tags: float,
 ) -> dict[str, Any]:
-    examples = [file.example(without=unheard) for file in _corrupted(files, corrupt_tags)]
+    examples = [file.example(without=unheard) for file in corrupted(files, corrupt_tags)]
     spoken = sorted({opinion.signal for example in examples for opinion in example.opinions})
     table = {"all signals": short(answer(examples, fusion), thin=thin)}
     for group, members in GROUPS.items():
@@ -132,7 +144,7 @@ def _ablations(
     for group, members in GROUPS.items():
         if len(members & set(spoken)) > 1:
             own = [example.only(members) for example in examples]
-            table[f"{group} alone"] = short(answer(own, fusion), thin=thin)
+            table[f"{group} together alone"] = short(answer(own, fusion), thin=thin)
     for signal in spoken:
         own = [example.only({signal}) for example in examples]
         share = float(np.mean([bool(example.opinions) for example in own]))
@@ -149,15 +161,15 @@ def _wrong_tags(
 ) -> dict[str, Any]:
     """Count how many of the lying tags are flagged as conflicts, and how many true ones."""
     flagged: dict[bool, list[bool]] = {True: [], False: []}
-    for place, (file, given) in enumerate(zip(_corrupted(files, share), files, strict=True)):
+    for place, (file, given) in enumerate(zip(corrupted(files, share), files, strict=True)):
         if not file.evidence.header.modality:
             continue
         example = file.example(without=unheard)
         learned = fusion if isinstance(fusion, Fusion) else fusion(place)
         fused = fuse(example.opinions, example.provenance, learned, novelty=example.novelty)
-        flagged[file is not given].append(
-            bool(fused.conflict_reason or contradictions(example.opinions))
-        )
+        novelty = example.novelty
+        weighed = Weighed(tuple(example.opinions), fused, example.provenance, novelty)
+        flagged[file is not given].append(bool(conflicts(weighed)))
     return {
         "files_lying": len(flagged[True]),
         "flagged_of_lying": _share(flagged[True]),

@@ -97,4 +97,6 @@ def per_family(answers: Answers) -> dict[str, dict[str, Any]]:
 
 
 def _confidently_wrong(answers: Answers) -> float:
+    if not len(answers.truth):
+        return float("nan")
     return float((~answers.abstained & (answers.truth != answers.best)).mean())

@@ -48,8 +48,9 @@ Jobs = Annotated[int, typer.Option(min=0, help="Processes; 0 takes every core.")
 Cache = Annotated[
     Path | None,
     typer.Option(
-        help="Folder that keeps what was extracted of each file, so that the next run is quick. "
-        "It holds header facts and embeddings, no pixels and no patient data.",
+        help="Folder that keeps what was extracted of each file, so that the next run is quick: "
+        "technical header facts, measurements and activations; no pixels, no text, no identities, "
+        "no dates.",
     ),
 ]
 WithText = Annotated[

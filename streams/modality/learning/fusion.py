@@ -19,9 +19,10 @@ from streams.modality.opinion import PROVENANCES, Float64Array, Opinion, Provena
 _STRAY = 4.0
 # Exponents are a logistic function of what is fitted: no signal is trusted beyond its word, however
 # seldom it was wrong in training. A wide prior around a half bounds signals that hardly ever speak.
-_PRIOR_WIDTH = 1.5
+_PRIOR_WIDTH = 3.0
 _DROP = 0.35
 _COPIES = 4
+_FACTORS = np.geomspace(0.5, 3.0, 28)
 # Accuracy that the answers above the threshold are to have on pixels alone.
 _ANSWER_ACCURACY = 0.95
 
@@ -129,8 +130,9 @@ def fit_fusion(
         for s, signal in enumerate(signals)
         for p, provenance in enumerate(PROVENANCES)
     }
-    draft = Fusion(reliabilities, float(doubt), 0.5, novelty_limit, thin)
-    return Fusion(reliabilities, float(doubt), _threshold(examples, draft), novelty_limit, thin)
+    learned = Fusion(reliabilities, float(doubt), 0.5, novelty_limit, thin)
+    learned = replace(learned, pixels_alone=_sharpness(examples, learned))
+    return replace(learned, answer_from=_threshold(examples, learned))
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,35 @@ def _subsets(present: NDArray[np.bool_], signals: Sequence[str], seed: int) -> N
     random = np.random.default_rng(seed)
     pixels = np.array([signal in PIXEL_SIGNALS for signal in signals])
     thinned = [present & (random.random(present.shape) > _DROP) for _ in range(_COPIES)]
-    return np.concatenate([present, present & pixels, present & ~pixels, *thinned])
+    kept: NDArray[np.bool_] = np.concatenate(
+        [present, present & pixels, present & ~pixels, *thinned]
+    )
+    if {"pixels", "heuristics"} <= set(signals):
+        # As in the pool: where the head speaks, the measures do not count a second time.
+        kept[:, signals.index("heuristics")] &= ~kept[:, signals.index("pixels")]
+    return kept
+
+
+def _seen(example: Example) -> list[Opinion]:
+    return [opinion for opinion in example.opinions if opinion.signal in PIXEL_SIGNALS]
+
+
+def _sharpness(examples: Sequence[Example], fusion: Fusion) -> float:
+    """Return the factor with which pixels that stand alone are calibrated best."""
+    kept = [(example, _seen(example)) for example in examples if _seen(example)]
+    if not kept:
+        return 1.0
+    weights = source_weights([e.family for e, _ in kept], [e.source for e, _ in kept])
+
+    def loss(factor: float) -> float:
+        sharpened = replace(fusion, pixels_alone=factor)
+        right = [
+            pool(seen, example.provenance, sharpened)[FAMILIES.index(example.family)]
+            for example, seen in kept
+        ]
+        return -float(weights @ np.log(right))
+
+    return round(float(min(_FACTORS, key=loss)), 3)
 
 
 def _threshold(examples: Sequence[Example], fusion: Fusion) -> float:
@@ -218,7 +248,7 @@ def _threshold(examples: Sequence[Example], fusion: Fusion) -> float:
     """
     confidence, right = [], []
     for example in examples:
-        seen = [opinion for opinion in example.opinions if opinion.signal in PIXEL_SIGNALS]
+        seen = _seen(example)
         if not seen or example.family in fusion.thin:
             continue
         probabilities = pool(seen, example.provenance, fusion)
