@@ -111,9 +111,7 @@ class Weighed:
     novelty: float | None
 
 
-def weigh(
-    evidence: Evidence, model: ModalityModel, *, without: frozenset[str] = frozenset()
-) -> Weighed:
+def weigh(evidence: Evidence, model: ModalityModel) -> Weighed:
     """Ask every signal about a file, and fuse.
 
     Parameters
@@ -122,17 +120,11 @@ def weigh(
         What is known of the file.
     model : ModalityModel
         What was learned.
-    without : frozenset of str
-        Signals that are not asked, for ablations.
     """
-    opinions = tuple(
-        opinion
-        for opinion in (
-            *written_opinions(evidence),
-            *value_opinions(evidence),
-            *head_opinions(evidence, model.head),
-        )
-        if opinion.signal not in without
+    opinions = (
+        *written_opinions(evidence),
+        *value_opinions(evidence),
+        *head_opinions(evidence, model.head),
     )
     novelty = None
     if any(opinion.signal in PIXEL_SIGNALS for opinion in opinions):
